@@ -1,0 +1,191 @@
+"""What the command lines share: option types, errors and exit codes, progress.
+
+The standard library only, so that --help and a mistyped option answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from . import ApbcError
+
+
+class ProjectFile(str):
+    """A file as the user named it, relative to the project; `parse` makes it a path."""
+
+
+class ProjectFolder(str):
+    """A folder to be written or read, as the user named it, relative to the project."""
+
+
+def positive_int(text) -> int:
+    """Argparse type: a whole number of at least 1."""
+    return number(text, int, lambda value: value >= 1, "a whole number of at least 1")
+
+
+def natural(text) -> int:
+    """Argparse type: a whole number of at least 0, below 2^32 (a seed)."""
+    return number(text, int, lambda value: 0 <= value < 2**32, "a whole number from 0")
+
+
+def even(text) -> int:
+    """Argparse type: an even number of pixels, at least 2."""
+    return number(text, int, lambda value: value >= 2 and value % 2 == 0, "an even number from 2")
+
+
+def positive(text) -> float:
+    """Argparse type: a number above 0."""
+    return number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
+
+
+def probability(text) -> float:
+    """Argparse type: a number from 0 to 1."""
+    return number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
+
+
+def number(text, kind, good, wanted):
+    """Convert an option's text by ``kind``; if that fails or is not ``good``, say what is wanted."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not good(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    return value
+
+
+def parser(prog, doc) -> argparse.ArgumentParser:
+    """Return a parser with what every script has; ``doc`` is the script's docstring.
+
+    Its first line becomes the description, all after the first blank line the epilogue.
+    """
+    title, _, rest = doc.partition("\n\n")
+    result = argparse.ArgumentParser(
+        prog=prog,
+        description=title.strip(),
+        epilog=rest.strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    result.add_argument(
+        "-p",
+        "--projpath",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="the RELION project, which all paths are relative to (default: the working directory)",
+    )
+    result.add_argument(
+        "--o",
+        dest="out",
+        type=ProjectFolder,
+        metavar="DIR",
+        help="write into DIR (default: ClassBin)",
+    )
+    return result
+
+
+def add_clear(result, *names):
+    """Give a parser the option that clears what an earlier run wrote."""
+    result.add_argument(
+        "-c",
+        *names,
+        dest="clear",
+        action="store_true",
+        help="clear what an earlier run of this script wrote there, and start anew",
+    )
+
+
+def parse(result, argv):
+    """Parse ``argv``; find the project and the files named in it, or exit with 2.
+
+    Relative paths are the project's; one that is not there is looked for in the working directory.
+    """
+    args = result.parse_args(argv)
+    if not args.projpath.is_dir():
+        result.error(f"argument -p/--projpath: {args.projpath}: no such folder")
+    for action in result._actions:
+        value = getattr(args, action.dest, None)
+        if isinstance(value, ProjectFile):
+            setattr(args, action.dest, _existing(result, action, args.projpath, value))
+        elif isinstance(value, ProjectFolder):
+            setattr(args, action.dest, args.projpath / value)
+    return args
+
+
+def _existing(result, action, project, value):
+    option = "/".join(action.option_strings)
+    for path in (project / value, Path(value)):
+        if path.is_file():
+            return path
+    there = "a folder" if (project / value).is_dir() else "no such file"
+    result.error(f"argument {option}: {value}: {there} in the project {project.resolve()}")
+
+
+def run(prog, job, *args, **options) -> int:
+    """Call ``job`` and return the exit code; what the user can mend becomes one line.
+
+    0 done, 1 it can't be finished (ApbcError, OSError), 130 interrupted. Anything else is a bug
+    and keeps its traceback.
+    """
+    try:
+        job(*args, **options)
+    except (ApbcError, OSError) as err:
+        print(f"{prog}: error: {explain(err)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def explain(err) -> str:
+    """Return one line for an error, the file first where it is one of the system."""
+    if isinstance(err, OSError) and err.strerror:
+        return f"{err.filename}: {err.strerror}" if err.filename else err.strerror
+    return " ".join(str(err).split())
+
+
+def warn(text):
+    """Print a warning to stderr."""
+    print(f"warning: {text}", file=sys.stderr)
+
+
+def progress(items, unit, total=None, count=lambda item: 1):
+    """Yield ``items`` and show on stderr how many are done, how fast, and the time left.
+
+    On a terminal one line is rewritten; elsewhere (a log file) there is a line every tenth.
+
+    Parameters
+    ----------
+    items : iterable
+        What is worked on.
+    unit : str
+        What is counted, in the plural.
+    total : int, optional
+        How many there will be (default: ``len(items)``).
+    count : callable, optional
+        How many units an item is worth (default: 1).
+    """
+    from tqdm import tqdm
+
+    total = len(items) if total is None else total
+    if sys.stderr.isatty():
+        with tqdm(total=total, unit=f" {unit}", dynamic_ncols=True, leave=False) as bar:
+            for item in items:
+                yield item
+                bar.update(count(item))
+        return
+    done, tenths, start = 0, 0, time.monotonic()
+    for item in items:
+        yield item
+        done += count(item)
+        if total and 10 * done // total > tenths:
+            tenths = 10 * done // total
+            line = tqdm.format_meter(
+                done, total, time.monotonic() - start, unit=f" {unit}", ncols=0
+            )
+            print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,58 @@
+"""A file under its final name is whole: write beside it, then rename."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def atomic(path):
+    """Give a temporary path beside ``path``; rename it to ``path`` when the block ends well.
+
+    The folder is made where it is missing. On any exception the temporary file is removed and
+    what lay at ``path`` stays as it was. A killed process leaves ``.part-<name>``, which the next
+    one overwrites.
+
+    Parameters
+    ----------
+    path : path-like
+        The final name.
+
+    Yields
+    ------
+    pathlib.Path
+        Where to write; it has the suffix of ``path``.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{path.name}")
+    try:
+        yield part
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path, text):
+    """Write ``text`` (UTF-8; undecodable bytes of file names come back as they were)."""
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")
+
+
+def digest(path):
+    """Hex SHA-256 of a file's contents, read in pieces."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def write_bytes(path, data):
+    """Write a small file in a folder that exists; leaner than `atomic`, for thousands of them."""
+    folder, name = os.path.split(path)
+    part = os.path.join(folder, f".part-{name}")
+    with open(part, "wb", buffering=0) as handle:
+        handle.write(data)
+    os.replace(part, path)

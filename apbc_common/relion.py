@@ -1,0 +1,376 @@
+"""What RELION means by its files: particles, optics, micrographs, coordinates, names, jobs.
+
+Forms of 3.0 (one table, magnification) and of 3.1, 4 and 5 (optics and particles or micrographs).
+Coordinates are pixels of the micrograph, x along a row of the MRC file, first pixel 0,0.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from . import ApbcError, mrc, star
+
+IMAGE = "rlnImageName"
+MICROGRAPH = "rlnMicrographName"
+X, Y = "rlnCoordinateX", "rlnCoordinateY"
+SCORE = "rlnAutopickFigureOfMerit"
+CLASS, PSI = "rlnClassNumber", "rlnAnglePsi"
+GROUP = "rlnOpticsGroup"
+IMAGE_APIX, IMAGE_SIZE = "rlnImagePixelSize", "rlnImageSize"
+DIMENSIONS = "rlnImageDimensionality"
+MICROGRAPH_APIX = "rlnMicrographPixelSize"
+DETECTOR_PIXEL, MAGNIFICATION = "rlnDetectorPixelSize", "rlnMagnification"  # um; 3.0 only
+
+JOB = re.compile(r"(?:^|/)job\d{3,}/")
+
+
+@dataclass(frozen=True)
+class Optics:
+    """One kind of particle image: its group's name, A a pixel, and box in its own pixels."""
+
+    group: str
+    apix: float
+    box: int
+
+    @property
+    def box_angst(self):
+        """Edge of the box in A."""
+        return self.apix * self.box
+
+
+@dataclass(frozen=True)
+class Particles:
+    """A particle list; every array runs over its rows, in the order of the file.
+
+    ``stack``, ``micrograph`` and ``group`` (int32) are indices into ``stacks``, ``micrographs``
+    (names relative to the project) and ``optics``; ``section`` (int32) counts from 0 in its stack;
+    ``xy`` is float64 (N, 2). ``micrograph`` and ``xy`` are None where the list has no such columns.
+    """
+
+    block: star.Block
+    optics: list[Optics]
+    group: np.ndarray
+    stacks: list[str]
+    stack: np.ndarray
+    section: np.ndarray
+    micrographs: list[str]
+    micrograph: np.ndarray | None
+    xy: np.ndarray | None
+
+    def __len__(self):  # noqa: D105
+        return len(self.section)
+
+    def name(self, row):
+        """Return the rlnImageName of a row, as RELION spells it."""
+        return f"{self.section[row] + 1:06d}@{self.stacks[self.stack[row]]}"
+
+
+@dataclass(frozen=True)
+class Micrographs:
+    """A micrograph list: names relative to the project, and A a pixel (None where not told)."""
+
+    path: Path
+    names: list[str]
+    apix: list[float | None]
+
+
+def table(path, label, what) -> star.Block:
+    """Scan a STAR file and return its one table with a column ``label``.
+
+    Raises
+    ------
+    StarError
+        As `star.scan` does, and where no table, or more than one, has that column.
+    """
+    blocks = star.scan(path)
+    found = [block for name, block in blocks.items() if label in block.labels and name != "optics"]
+    if len(found) != 1:
+        tables = ", ".join(f"data_{name}" for name in blocks)
+        raise star.StarError(
+            f"{path}: {len(found)} {what} tables (with a column {label}) among {tables}, expected 1"
+        )
+    return found[0]
+
+
+def read_particles(project, path) -> Particles:
+    """Read a particle list and hold it against the headers of its stacks.
+
+    Parameters
+    ----------
+    project : path-like
+        The folder that names inside the list are relative to.
+    path : path-like
+        ``particles.star``, ``run_itNNN_data.star`` and the like, of RELION 3.0 to 5.0.
+
+    Raises
+    ------
+    StarError
+        For what `star.scan` refuses, no particle table, a missing column or optics group, an image
+        named twice, no particle at all.
+    ApbcError
+        If stacks are missing, damaged, short or of another size: their count and the first three.
+    """
+    block = table(path, IMAGE, "particle")
+    if not block.rows:
+        raise star.StarError(f"{path}: data_{block.name} has no particles")
+    stacks, stack, section = _image_names(block)
+    micrographs, micrograph = _codes(block, MICROGRAPH)
+    xy = block.numbers(X, Y) if {X, Y} <= set(block.labels) else None
+    optics, group = _particle_optics(block)
+    found = Particles(block, optics, group, stacks, stack, section, micrographs, micrograph, xy)
+    return replace(found, optics=_check_stacks(Path(project), found))
+
+
+def _image_names(block):
+    stacks, stack, section = {}, np.empty(block.rows, np.int32), np.empty(block.rows, np.int32)
+    for row, name in enumerate(block.read(IMAGE)[IMAGE]):
+        index, at, path = name.rpartition("@")
+        if at and not index.isdecimal():
+            index = "0"
+        stack[row] = stacks.setdefault(path, len(stacks))
+        section[row] = int(index or 1) - 1
+        if section[row] < 0:
+            raise star.StarError(
+                f"{block.path}:{block.line + row}: {IMAGE} is {name!r}, expected 000001@stack.mrcs"
+            )
+    again = pd.Series(stack.astype(np.int64) << 32 | section).duplicated().to_numpy()
+    if again.any():
+        rows = np.flatnonzero(again)
+        names = block.read(IMAGE)[IMAGE]
+        raise star.StarError(
+            f"{block.path}: {len(rows)} images named a second time: "
+            f"{first(f'{names[row]} (line {block.line + row})' for row in rows)}; remove them"
+        )
+    return list(stacks), stack, section
+
+
+def _codes(block, label):
+    """Return the distinct cells of a column and the index of each row's, or no and None."""
+    if label not in block.labels:
+        return [], None
+    codes, names = pd.factorize(block.read(label)[label])
+    return list(names), codes.astype(np.int32)
+
+
+def _particle_optics(block):
+    """Return the optics groups with box 0 where it is not told, and the index of each row's."""
+    if GROUP not in block.labels:
+        apix, group = np.unique(_apix_30(block), return_inverse=True)
+        return [Optics("", float(value), 0) for value in apix], group.astype(np.int32)
+    groups = star.scan(block.path).get("optics")
+    if groups is None:
+        raise star.StarError(f"{block.path}: data_{block.name} has {GROUP}, but no data_optics")
+    groups.require(GROUP, IMAGE_APIX)
+    known, used = groups.read()[GROUP].tolist(), block.read(GROUP)[GROUP]
+    _known_groups(block, known, used)
+    if DIMENSIONS in groups.labels and set(groups.read()[DIMENSIONS]) - {"2"}:
+        raise star.StarError(
+            f"{block.path}: {DIMENSIONS} {', '.join(groups.read()[DIMENSIONS])}, expected 2"
+        )
+    boxes = groups.numbers(IMAGE_SIZE)[:, 0] if IMAGE_SIZE in groups.labels else [0] * len(known)
+    optics = [
+        Optics(name, float(apix), int(box))
+        for name, apix, box in zip(known, groups.numbers(IMAGE_APIX)[:, 0], boxes, strict=True)
+    ]
+    for kind in optics:
+        if kind.apix <= 0:
+            raise star.StarError(f"{block.path}: {IMAGE_APIX} {kind.apix:g} of group {kind.group}")
+    return optics, pd.Categorical(used, categories=known).codes.astype(np.int32)
+
+
+def _known_groups(block, known, used):
+    """Raise StarError where rows name an optics group that the optics table lacks."""
+    unknown = sorted(set(used.unique()) - set(known))
+    if unknown:
+        raise star.StarError(
+            f"{block.path}: {GROUP} {first(unknown)} of data_{block.name} is not in data_optics"
+        )
+
+
+def _apix_30(block):
+    """Return A a pixel of each row, from the detector's pixel (um) and the magnification."""
+    pixel, magnification = block.numbers(DETECTOR_PIXEL, MAGNIFICATION).T
+    apix = np.divide(1e4 * pixel, magnification, out=np.zeros(len(pixel)), where=magnification > 0)
+    bad = np.flatnonzero(apix <= 0)
+    if len(bad):
+        raise star.StarError(
+            f"{block.path}:{block.line + bad[0]}: {DETECTOR_PIXEL} {pixel[bad[0]]:g} and "
+            f"{MAGNIFICATION} {magnification[bad[0]]:g} give no pixel size"
+        )
+    return apix
+
+
+def _check_stacks(project, particles):
+    """Return the optics with boxes as the stacks have them; raise ApbcError for what is wrong."""
+    faults, boxes = [], {}
+    count = np.zeros(len(particles.stacks), np.int64)
+    np.maximum.at(count, particles.stack, particles.section + 1)
+    first_row = np.unique(particles.stack, return_index=True)[1]
+    for name, needed, row in zip(particles.stacks, count, first_row, strict=True):
+        optics = particles.optics[particles.group[row]]
+        try:
+            size = mrc.size(project / name)
+        except (ApbcError, OSError) as err:
+            faults.append(f"{name}: {err.strerror}" if isinstance(err, OSError) else str(err))
+            continue
+        box = optics.box or boxes.setdefault(optics.group, size.nx)
+        if size.nz < needed:
+            faults.append(f"{name}: {size.nz} images, but number {needed} is named")
+        elif (size.nx, size.ny) != (box, box):
+            faults.append(f"{name}: images of {size.nx} x {size.ny}, expected {box} x {box}")
+        if size.nx % 2:
+            faults.append(f"{name}: images of {size.nx} px, expected an even box")
+    if faults:
+        raise ApbcError(
+            f"{particles.block.path}: {len(faults)} of {len(count)} stacks can't be used: "
+            f"{first(faults)}"
+        )
+    used = set(particles.group.tolist())
+    return [
+        replace(kind, box=kind.box or boxes.get(kind.group, 0)) if i in used else kind
+        for i, kind in enumerate(particles.optics)
+    ]
+
+
+def first(items: Iterable[str], most=3):
+    """Join the first few of many faults for one line.
+
+    >>> first(["a", "b", "c", "d"])
+    'a; b; c; ...'
+    """
+    items = list(items)
+    return "; ".join(items[:most]) + ("; ..." if len(items) > most else "")
+
+
+def read_micrographs(path) -> Micrographs:
+    """Read a micrograph list of RELION 3.0 to 5.0, with each one's own pixel size.
+
+    rlnMicrographOriginalPixelSize is the detector's and is never taken for the micrograph's.
+
+    Raises
+    ------
+    StarError
+        For what `star.scan` refuses, no micrograph table, an unknown optics group, no micrograph.
+    ApbcError
+        If one is named twice, or two have one name below their job folders.
+    """
+    block = table(path, MICROGRAPH, "micrograph")
+    if {X, IMAGE} & set(block.labels):
+        raise star.StarError(f"{path}: a list of particles, expected one of micrographs")
+    names = block.read(MICROGRAPH)[MICROGRAPH].tolist()
+    if not names:
+        raise star.StarError(f"{path}: data_{block.name} has no micrographs")
+    rests = {}
+    for name in names:
+        other = rests.setdefault(rest(name), name)
+        if other is not name:
+            raise ApbcError(f"{path}: {other} and {name} would share one file of picks; keep one")
+    return Micrographs(Path(path), names, _micrograph_apix(block, len(names)))
+
+
+def _micrograph_apix(block, count):
+    if GROUP in block.labels and (groups := star.scan(block.path).get("optics")) is not None:
+        if MICROGRAPH_APIX not in groups.labels:
+            return [None] * count
+        groups.require(GROUP)
+        known = dict(zip(groups.read()[GROUP], groups.numbers(MICROGRAPH_APIX)[:, 0], strict=True))
+        used = block.read(GROUP)[GROUP]
+        _known_groups(block, known, used)
+        return [float(known[group]) for group in used]
+    if {DETECTOR_PIXEL, MAGNIFICATION} <= set(block.labels):
+        return _apix_30(block).tolist()
+    return [None] * count
+
+
+def rest(name) -> str:
+    """Return RELION's ``<rest>``: the path after ``jobNNN/``, else all of it, less its extension.
+
+    As decomposePipelineFileName of RELION 3.0 to 5.0 does.
+
+    >>> rest("MotionCorr/job002/Movies/a.b.mrc")
+    'Movies/a.b'
+    """
+    match = JOB.search(name)
+    return os.path.splitext(name[match.end() :] if match else name)[0]
+
+
+def write_coordinates(path, xy, scores=None):
+    """Write one micrograph's picks as RELION's own pickers do (class 0, psi 0).
+
+    Parameters
+    ----------
+    path : path-like
+        Written whole or not at all.
+    xy : ndarray, shape (N, 2)
+        Centres in pixels of the micrograph.
+    scores : sequence of float, length N, optional
+        Written with four decimals; without them the column is -999, RELION's "unset".
+    """
+    xy = np.asarray(xy).reshape(-1, 2)
+    columns = {X: xy[:, 0], Y: xy[:, 1]}
+    cells = {label: [f"{value:.2f}" for value in column] for label, column in columns.items()}
+    cells[CLASS], cells[PSI] = ["0"] * len(xy), ["0.0"] * len(xy)
+    cells[SCORE] = ["-999.0"] * len(xy) if scores is None else [f"{s:.4f}" for s in scores]
+    star.write(path, {"": pd.DataFrame(cells, dtype=str)})
+
+
+def read_coordinates(path, micrograph=None):
+    """Read picks: of a coordinate file, or a particle list's of one micrograph.
+
+    Returns
+    -------
+    xy : ndarray of float64, shape (N, 2)
+        In pixels of the micrograph.
+    scores : ndarray of float64, shape (N,), or None
+        rlnAutopickFigureOfMerit where there is one.
+
+    Raises
+    ------
+    ApbcError
+        If a list that names micrographs does not name this one.
+    """
+    block = table(path, X, "coordinate")
+    xy = block.numbers(X, Y)
+    scores = block.numbers(SCORE)[:, 0] if SCORE in block.labels else None
+    if micrograph is not None and MICROGRAPH in block.labels:
+        names = block.read(MICROGRAPH)[MICROGRAPH]
+        of_this = (names == micrograph).to_numpy()
+        if not of_this.any():
+            raise ApbcError(
+                f"{path}: no picks of {micrograph} among {names.nunique()} micrographs "
+                f"({first(names.unique())})"
+            )
+        xy, scores = xy[of_this], scores[of_this] if scores is not None else None
+    return xy, scores
+
+
+def extract_micrographs(project, stack):
+    """Find the micrograph list that an Extract job was given: its path, or None.
+
+    Read from the job's ``job.star`` (star_mics; 3.1 and later), else from the command in its
+    ``note.txt``.
+    """
+    match = JOB.search(stack)
+    if not match:
+        return None
+    job = Path(project) / stack[: match.end()]
+    name = None
+    if (job / "job.star").is_file():
+        options = table(job / "job.star", "rlnJobOptionVariable", "job option").read()
+        values = dict(
+            zip(options["rlnJobOptionVariable"], options["rlnJobOptionValue"], strict=True)
+        )
+        name = values.get("star_mics")
+    if not name and (job / "note.txt").is_file():
+        text = (job / "note.txt").read_text(errors="replace")
+        found = re.findall(r"relion_preprocess\S*\s.*?--i\s+(\S+)", text)
+        name = found[-1] if found else None
+    path = Path(project) / name if name else None
+    return path if path and path.is_file() else None

@@ -1,0 +1,358 @@
+"""STAR text <-> tables. Syntax only: every cell stays text, and rows can be copied untouched.
+
+`scan` reads a file once and refuses what RELION would refuse or lose without a word; the blocks
+it returns then read the columns that are asked for (pandas' C parser) or give their raw lines.
+The rules are those of RELION 3.1.3, tried out with relion_star_handler: a loop ends at its first
+blank line, single and double quotes both work, ``#`` starts a comment only where a cell starts.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import starfile
+
+from . import ApbcError, files
+
+CELL = re.compile(rb""""([^"]*)"(?=\s|$)|'([^']*)'(?=\s|$)|(?P<comment>\#.*)|(\S+)""")
+
+
+class StarError(ApbcError):
+    """A STAR file that cannot be used; the text starts with ``path:line:`` if known."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One ``data_`` block of a STAR file: where it lies, not what it holds.
+
+    ``labels`` are without the underscore, ``line`` is the 1-based line of the first row and
+    ``offset`` its byte. A block without ``loop_`` has one "row" of label-value lines.
+    ``plain`` says that no row holds a quote or a ``#``, so that white space alone splits it.
+    """
+
+    path: Path
+    name: str
+    labels: tuple[str, ...]
+    loop: bool
+    line: int
+    offset: int
+    rows: int
+    plain: bool
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the rows of a loop as they stand in the file, without the line's end."""
+        with open(self.path, "rb") as handle:
+            handle.seek(self.offset)
+            for _ in range(self.rows):
+                yield handle.readline().rstrip(b"\n")
+
+    def require(self, *labels):
+        """Raise StarError naming every label of ``labels`` that the block lacks."""
+        missing = [label for label in labels if label not in self.labels]
+        if missing:
+            raise StarError(
+                f"{self.path}: data_{self.name} has no column {', '.join(missing)}; "
+                f"it has {', '.join(self.labels) or 'none'}"
+            )
+
+    def read(self, *labels) -> pd.DataFrame:
+        """Return the named columns (all of them by default), each cell as text, in file order.
+
+        Raises
+        ------
+        StarError
+            If a label is missing.
+        """
+        labels = labels or self.labels
+        self.require(*labels)
+        if not self.loop:
+            return pd.DataFrame([self._values()], columns=self.labels)[list(labels)]
+        if not self.plain:
+            table = pd.DataFrame([_text(cells(line)) for line in self.lines()], columns=self.labels)
+            return table[list(labels)]
+        if not self.rows:
+            return pd.DataFrame(columns=list(labels), dtype=str)
+        with open(self.path, "rb") as handle:
+            handle.seek(self.offset)
+            return pd.read_csv(
+                handle,
+                sep=r"\s+",
+                header=None,
+                names=self.labels,
+                usecols=labels,
+                nrows=self.rows,
+                dtype=str,
+                na_filter=False,
+                quoting=csv.QUOTE_NONE,
+                engine="c",
+                encoding_errors="surrogateescape",
+            )[list(labels)]
+
+    def numbers(self, *labels) -> np.ndarray:
+        """Return columns as float64, shape (rows, len(labels)).
+
+        Raises
+        ------
+        StarError
+            If a label is missing or a cell is not a finite number; the line is named.
+        """
+        text = self.read(*labels)
+        values = np.empty(text.shape)
+        for column, label in enumerate(labels):
+            values[:, column] = pd.to_numeric(text[label], errors="coerce")
+        row, column = np.nonzero(~np.isfinite(values))
+        if len(row):
+            found = text.iat[row[0], column[0]]
+            raise StarError(
+                f"{self.path}:{self.line + row[0]}: {labels[column[0]]} is {found!r}, "
+                "expected a number"
+            )
+        return values
+
+    def _values(self):
+        with open(self.path, "rb") as handle:
+            handle.seek(self.offset)
+            found = [cells(line) for line in _entries(handle)]
+        return _text(cell[1] if len(cell) > 1 else b"" for cell in found)
+
+
+def cells(line) -> list[bytes]:
+    """Split a row into its cells, without quotes and without a trailing comment.
+
+    >>> cells(b"1.0 'a b.mrc' c#d # a remark")
+    [b'1.0', b'a b.mrc', b'c#d']
+    """
+    return [match[match.lastindex] for match in CELL.finditer(line) if match.lastgroup != "comment"]
+
+
+def scan(path) -> dict[str, Block]:
+    """Find the blocks of a STAR file and check every row of them.
+
+    Parameters
+    ----------
+    path : path-like
+        The file; it is read line by line, never whole.
+
+    Returns
+    -------
+    dict of str to Block
+        By name without ``data_``, in file order.
+
+    Raises
+    ------
+    StarError
+        For a file that is no STAR file, CRLF line ends, a repeated block or label, a row of
+        another length than the labels, rows after a loop's first blank line (RELION ignores them).
+    OSError
+        If the file cannot be read.
+    """
+    path = Path(path)
+    blocks = {}
+    with open(path, "rb") as handle:
+        source = _Lines(path, handle)
+        line = source.skip()
+        if line is None:
+            raise StarError(f"{path}: not a STAR file: it is empty")
+        while line is not None:
+            if not line.startswith(b"data_"):
+                raise source.error(f"not a STAR file: {_show(line)} where data_... was expected")
+            name = _decode(line[5:].split(None, 1)[0]) if line[5:].strip() else ""
+            if name in blocks:
+                raise source.error(f"block data_{name} a second time; rename or remove one")
+            line = source.skip()
+            if line is not None and line.split()[0] == b"loop_":
+                blocks[name], line = _scan_loop(source, name)
+            else:
+                blocks[name], line = _scan_simple(source, name, line)
+    return blocks
+
+
+class _Lines:
+    """The lines of an open file, stripped, with their number and place."""
+
+    def __init__(self, path, handle):
+        self.path, self.handle = path, handle
+        self.number = self.offset = self.end = 0
+
+    def next(self):
+        """Return the next line, stripped, or None at the end of the file."""
+        raw = self.handle.readline()
+        if not raw:
+            return None
+        self.number += 1
+        self.offset, self.end = self.end, self.end + len(raw)
+        if raw.endswith(b"\r\n"):
+            raise self.error("CRLF line ends, which RELION can't read; run dos2unix on a copy")
+        if b"\0" in raw:
+            raise self.error("not a STAR file: it holds binary data")
+        return raw.strip()
+
+    def skip(self):
+        """Return the next line that is neither blank nor a comment, or None."""
+        line = self.next()
+        while line is not None and (not line or line.startswith(b"#")):
+            line = self.next()
+        return line
+
+    def error(self, text):
+        return StarError(f"{self.path}:{self.number}: {text}")
+
+
+def _scan_loop(source, name):
+    labels = []
+    line = source.skip()
+    while line is not None and line.startswith(b"_"):
+        labels.append(_label(source, line, labels))
+        line = source.skip()
+    if not labels:
+        raise source.error(f"loop_ of data_{name} without labels")
+    first, offset, rows, plain = source.number, source.offset, 0, True
+    if line is not None and line.startswith(b"data_") and len(line.split()) < len(labels):
+        return Block(source.path, name, tuple(labels), True, first, offset, 0, True), line
+    columns = len(labels)
+    while line:
+        count = len(line.split())
+        if b'"' in line or b"'" in line or b"#" in line:
+            plain, count = False, len(cells(line))
+        if count != columns:
+            raise source.error(f"{count} columns, expected {columns}")
+        rows += 1
+        line = source.next()
+    block = Block(source.path, name, tuple(labels), True, first, offset, rows, plain)
+    if line is not None:
+        line = source.skip()
+    if line is not None and not line.startswith(b"data_"):
+        raise source.error(
+            f"a row after the blank line that ends data_{name}, which RELION would not read; "
+            "remove the blank line"
+        )
+    return block, line
+
+
+def _scan_simple(source, name, line):
+    labels, first, offset = [], source.number, source.offset
+    while line is not None and line.startswith(b"_"):
+        labels.append(_label(source, line, labels))
+        line = source.skip()
+    rows = 1 if labels else 0
+    return Block(source.path, name, tuple(labels), False, first, offset, rows, False), line
+
+
+def _label(source, line, labels):
+    label = _decode(line.split(None, 1)[0][1:])
+    if label in labels:
+        raise source.error(f"label _{label} a second time; remove one of the two columns")
+    return label
+
+
+def _entries(handle):
+    """Yield the label-value lines of a block without loop_, up to the next block."""
+    for line in handle:
+        line = line.strip()
+        if line.startswith(b"data_"):
+            return
+        if line.startswith(b"_"):
+            yield line
+
+
+def copy(block, target, keep, label, values):
+    """Copy a file, keeping only some rows of one block and setting one column of it.
+
+    All else (other blocks, comments, the other cells, their spacing and digits) stays as it is.
+
+    Parameters
+    ----------
+    block : Block
+        A loop, from `scan`.
+    target : path-like
+        Written whole or not at all.
+    keep : ndarray of bool, shape (rows,)
+        The rows to keep.
+    label : str
+        The column to replace, or to add as the last one where the block lacks it.
+    values : sequence of str, length rows
+        Its new cells.
+    """
+    rewrite = _cell_setter(block, label)
+    with files.atomic(target) as part, open(part, "wb") as out:
+        with open(block.path, "rb") as source:
+            header = source.read(block.offset)
+            if label not in block.labels:
+                header = _add_label(header, f"_{label} #{len(block.labels) + 1} \n".encode())
+            out.write(header)
+            for kept, value in zip(keep.tolist(), values, strict=True):
+                line = source.readline()
+                if kept:
+                    out.write(rewrite(line.rstrip(b"\n"), value.encode()))
+            while piece := source.read(1 << 20):
+                out.write(piece)
+
+
+def _add_label(header, label):
+    """Put a label line after the last one of a header."""
+    at = header.rindex(b"\n", 0, len(header.rstrip()) + 1) + 1
+    return header[:at] + label + header[at:]
+
+
+def _cell_setter(block, label):
+    """Return a function of (row, value) that gives the row with the column set, and a line end."""
+    if label not in block.labels:
+        return lambda line, value: _uncommented(line).rstrip() + b" " + value + b" \n"
+    column = block.labels.index(label)
+    if block.plain:
+        before = re.compile(rb"\s*(?:\S+\s+){%d}" % column)
+
+        def replace(line, value):
+            start = before.match(line).end()
+            rest = line[start:].split(None, 1)[0]
+            return line[:start] + value + line[start + len(rest) :] + b"\n"
+
+        return replace
+
+    def replace_quoted(line, value):
+        cell = list(CELL.finditer(line))[column]
+        return line[: cell.start()] + value + line[cell.end() :] + b"\n"
+
+    return replace_quoted
+
+
+def _uncommented(line):
+    for match in CELL.finditer(line) if b"#" in line else ():
+        if match.lastgroup == "comment":
+            return line[: match.start()]
+    return line
+
+
+def write(path, tables):
+    """Write new tables, as RELION 3.1 and 4 head theirs (3.0 reads them too).
+
+    Parameters
+    ----------
+    path : path-like
+        Written whole or not at all.
+    tables : dict of str to DataFrame
+        By block name without ``data_``; every cell is text.
+    """
+    text = starfile.to_string(tables, sep=" ")
+    text = text.split("\n", 1)[1]  # the library's line with the time: same input, same bytes
+    files.write_text(path, "\n# version 30001\n" + text)
+
+
+def _text(row):
+    return [_decode(cell) for cell in row]
+
+
+def _decode(data):
+    return os.fsdecode(data)
+
+
+def _show(line):
+    text = line[:40].decode("utf-8", "replace")
+    return repr(text + ("..." if len(line) > 40 else ""))
