@@ -152,7 +152,7 @@ def describe(lists):
         groups = len(used[kind])
         print(f"{kind}: {len(lists[kind])} particles, {groups} optics group(s), {images}")
     first = used["good"][0]
-    for kind, group in ((kind, group) for kind in KINDS for group in used[kind]):
+    for kind, group in ((name, group) for name in KINDS for group in used[name]):
         if abs(group.box_angst / first.box_angst - 1) > TOLERANCE:
             raise ApbcError(
                 f"{lists[kind].block.path}: {_image(group)}; {lists['good'].block.path} has "

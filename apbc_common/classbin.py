@@ -184,9 +184,11 @@ class Run:
         ApbcError
             If one of them is there and no record says who wrote it.
         """
-        self._outputs = [str(path.relative_to(self.record.parent)) for path in outputs]
-        known = set(self._earlier["outputs"]) if self._earlier else set()
-        for path, name in zip(outputs, self._outputs, strict=True):
+        known = self._earlier["outputs"] if self._earlier else []
+        names = [str(path.relative_to(self.record.parent)) for path in outputs]
+        self._outputs = list(dict.fromkeys([*known, *names]))  # a list may grow between runs
+        known = set(known)
+        for path, name in zip(outputs, names, strict=True):
             if name not in known and path.exists():
                 raise ApbcError(
                     f"{path}: already there, and not written by the run in {self.record.name}; "

@@ -6,6 +6,7 @@ The standard library only, so that --help and a mistyped option answer at once.
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -47,7 +48,7 @@ def probability(text) -> float:
 
 
 def number(text, kind, good, wanted):
-    """Convert an option's text by ``kind``; if that fails or is not ``good``, say what is wanted."""
+    """Convert an option's text by ``kind``; say what is wanted if it is not ``good``."""
     try:
         value = kind(text)
     except ValueError:
@@ -189,3 +190,16 @@ def progress(items, unit, total=None, count=lambda item: 1):
                 done, total, time.monotonic() - start, unit=f" {unit}", ncols=0
             )
             print(line, file=sys.stderr, flush=True)
+
+
+def status(text):
+    """Print a line of progress to stderr, over the last one on a terminal; None ends it."""
+    if not sys.stderr.isatty():
+        if text:
+            print(text, file=sys.stderr, flush=True)
+        return
+    if text is None:
+        print(file=sys.stderr)
+        return
+    width = shutil.get_terminal_size().columns - 1
+    print(f"\r{text[:width]:<{width}}", end="", file=sys.stderr, flush=True)

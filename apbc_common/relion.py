@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import ApbcError, mrc, star
+from . import ApbcError, files, mrc, star
 
 IMAGE = "rlnImageName"
 MICROGRAPH = "rlnMicrographName"
@@ -374,3 +374,32 @@ def extract_micrographs(project, stack):
         name = found[-1] if found else None
     path = Path(project) / name if name else None
     return path if path and path.is_file() else None
+
+
+def copy_particles(particles, target, keep, scores):
+    """Write some rows of a particle list, unchanged but for rlnAutopickFigureOfMerit.
+
+    ``keep`` is bool (N,); ``scores`` are the cells of all N rows, as text.
+    """
+    star.copy(particles.block, target, keep, SCORE, scores)
+
+
+def write_coordinate_lists(project, micrographs, targets, list_file, suffix_file):
+    """Write what makes coordinate files a node for RELION: the list of 4 and 5, the suffix of 3.1.
+
+    Parameters
+    ----------
+    project : path-like
+        Paths in the files are relative to it.
+    micrographs : Micrographs
+    targets : list of pathlib.Path
+        The coordinate file of each micrograph.
+    list_file, suffix_file : pathlib.Path
+        ``autopick.star`` and ``coords_suffix_autopick.star``, or of another name.
+    """
+    columns = {
+        MICROGRAPH: micrographs.names,
+        "rlnMicrographCoordinates": [os.path.relpath(path, project) for path in targets],
+    }
+    star.write(list_file, {"coordinate_files": pd.DataFrame(columns, dtype=str)})
+    files.write_text(suffix_file, os.path.relpath(micrographs.path, project) + "\n")

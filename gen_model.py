@@ -1,0 +1,443 @@
+#!/usr/bin/env python3
+"""Train the CNN on the windows of gen_data.py, and test it on those it has never seen.
+
+Writes ClassBin/model.h5 with its record, model.json, the history of the training
+(training_log.txt), the test windows' predictions (testing_results.txt), both JSON, and a picture
+of curves and results (train_and_test_results.png).
+
+Example: gen_model.py -p .
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from apbc_common import ApbcError, __version__, cli
+from apbc_common.classbin import KINDS, ClassBin, Run, model_record, read_json, write_json
+
+VALIDATION_SHARE = 0.2  # of the training windows
+TURN = 0.2  # largest rotation in training, of a full turn, either way
+RATE = 1e-3
+PATIENCE = 12  # epochs without a better validation loss
+
+
+def build_parser():
+    """Return the parser of the command line."""
+    parser = cli.parser("gen_model.py", __doc__)
+    parser.add_argument(
+        "-s",
+        "--skiptraining",
+        action="store_true",
+        help="test the model that is there",
+    )
+    parser.add_argument(
+        "--data",
+        type=cli.ProjectFolder,
+        metavar="DIR",
+        help="where gen_data.py wrote (default: ClassBin)",
+    )
+    parser.add_argument(
+        "--model",
+        type=cli.ProjectFile,
+        metavar="FILE",
+        help="with -s: the model to test (default: ClassBin/model.h5)",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=cli.positive_int,
+        default=100,
+        metavar="N",
+        help="at most this many passes over the windows (default: 100)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=cli.positive_int,
+        default=64,
+        metavar="N",
+        help="windows a step (default: 64)",
+    )
+    parser.add_argument(
+        "--seed",
+        type=cli.natural,
+        default=0,
+        metavar="N",
+        help="of the validation split, the weights and the augmentation (default: 0)",
+    )
+    cli.add_clear(parser, "--clear")
+    return parser
+
+
+def generate(project, data, out, epochs, batch, seed, clear):
+    """Train, test and write everything."""
+    source, target = ClassBin(project, data or out), ClassBin(project, out)
+    dataset, windows = read_dataset(source)
+    run = Run(
+        target.record("gen_model"),
+        {"dataset": source.dataset},
+        {"epochs": epochs, "batch": batch, "seed": seed},
+        clear,
+    )
+    outputs = [
+        target.model,
+        model_record(target.model),
+        target.training_log,
+        target.testing_results,
+        target.training_picture,
+    ]
+    if run.finished(outputs):
+        print(f"finished before: nothing to do -> {target.model}")
+        return
+    run.begin(outputs)
+    parts = divide(windows, seed)
+    model, log = train(parts, dataset["window_px"], epochs, batch, seed)
+    results = {part: evaluate(model, parts[part], batch) for part in parts}
+    threshold = best_threshold(results["validation"])
+    write_model(target, model, dataset, threshold, {"epochs": epochs, "batch": batch, "seed": seed})
+    write_json(target.training_log, log)
+    report(target, results, log)
+    run.finish({part: len(results[part]["label"]) for part in parts})
+
+
+def test(project, data, model_file, out, batch):
+    """Test the model that is there, and write the results anew."""
+    from apbc_common import network
+
+    source, target = ClassBin(project, data), ClassBin(project, out)
+    dataset, windows = read_dataset(source)
+    path = model_file or source.model
+    record = read_json(model_record(path), "gen_model.py")
+    check_same_windows(path, record["dataset"], dataset)
+    model = network.load_model(path, dataset["window_px"])
+    parts = divide(windows, record["options"]["seed"])
+    results = {part: evaluate(model, parts[part], batch) for part in parts}
+    log_file = Path(path).with_name(target.training_log.name)
+    report(target, results, read_json(log_file, "gen_model.py") if log_file.exists() else {})
+
+
+def check_same_windows(path, taught, dataset):
+    """Raise ApbcError if windows are not of the kind that a model was taught with."""
+    if (
+        taught["window_px"] != dataset["window_px"]
+        or abs(taught["window_angst"] / dataset["window_angst"] - 1) > 0.01
+    ):
+        raise ApbcError(
+            f"{path}: taught with windows of {taught['window_px']} px, "
+            f"{taught['window_angst']:.1f} A; these have {dataset['window_px']} px, "
+            f"{dataset['window_angst']:.1f} A"
+        )
+
+
+def read_dataset(classbin):
+    """Return dataset.json and the windows' paths: {part: {kind: sorted list}}.
+
+    Raises
+    ------
+    ApbcError
+        If there is no data set, or not as many windows as it says.
+    """
+    dataset = read_json(classbin.dataset, "gen_data.py")
+    windows = {
+        part: {kind: sorted(map(str, classbin.windows(part, kind).glob("*.png"))) for kind in KINDS}
+        for part in dataset["counts"]
+    }
+    for part, kinds in dataset["counts"].items():
+        for kind, count in kinds.items():
+            found = len(windows[part][kind])
+            if found != count:
+                raise ApbcError(
+                    f"{classbin.windows(part, kind)}: {found} windows, {classbin.dataset.name} "
+                    f"says {count}; run gen_data.py again"
+                )
+    return dataset, windows
+
+
+def divide(windows, seed):
+    """Split the training windows 80/20 by class.
+
+    Returns {'training', 'validation', 'testing'} to (paths, labels): a list and an array of 0
+    (bad) and 1 (good).
+    """
+    import numpy as np
+
+    parts = {"training": [], "validation": [], "testing": []}
+    for label, kind in enumerate(KINDS):
+        order = np.random.default_rng([seed, label]).permutation(len(windows["train"][kind]))
+        kept_back = round(VALIDATION_SHARE * len(order))
+        for i, index in enumerate(order.tolist()):
+            part = "validation" if i < kept_back else "training"
+            parts[part].append((windows["train"][kind][index], label))
+        parts["testing"] += [(path, label) for path in windows["test"][kind]]
+    return {
+        part: ([path for path, _ in pairs], np.array([label for _, label in pairs]))
+        for part, pairs in parts.items()
+    }
+
+
+def read_windows(paths, labels, size, seed=None):
+    """Return a tf.data set of (window (size, size, 1) uint8, label (1,) float32).
+
+    In order, or with a seed in another one each epoch.
+    PNG files are decoded as they are needed, in parallel: memory does not grow with the data.
+    """
+    import tensorflow as tf
+
+    def read(path, label):
+        window = tf.io.decode_png(tf.io.read_file(path), channels=1)
+        return tf.ensure_shape(window, (size, size, 1)), label
+
+    pairs = tf.data.Dataset.from_tensor_slices((paths, labels[:, None].astype("float32")))
+    if seed is not None:  # names are shuffled: small, so all of them at once
+        pairs = pairs.shuffle(len(paths), seed=seed)
+    return pairs.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+
+
+def training_windows(paths, labels, size, batch, seed):
+    """Return the tf.data set of training: shuffled anew each epoch, turned and flipped."""
+    import tensorflow as tf
+
+    generator = tf.random.Generator.from_seed(seed)
+    return (
+        read_windows(paths, labels, size, seed)
+        .batch(batch)
+        .map(lambda windows, label: (augment(windows, generator), label))
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def augment(windows, generator):
+    """Turn each window by up to a fifth of a turn and flip half of them.
+
+    All in one bilinear step about RELION's centre, index size/2; corners are filled by reflection.
+
+    Parameters
+    ----------
+    windows : tensor, shape (n, size, size, 1)
+    generator : tf.random.Generator
+
+    Returns
+    -------
+    tensor of float32, shape (n, size, size, 1)
+    """
+    import numpy as np
+    import tensorflow as tf
+
+    count, centre = tf.shape(windows)[0], float(windows.shape[1] // 2)
+    angle = generator.uniform([count], -2 * np.pi * TURN, 2 * np.pi * TURN)
+    flip = tf.where(generator.uniform([count]) < 0.5, -1.0, 1.0)
+    cos, sin, zero = tf.cos(angle), tf.sin(angle), tf.zeros([count])
+    a, b, c, d = cos * flip, -sin, sin * flip, cos  # from where in the window a pixel is taken
+    transforms = tf.stack(
+        [a, b, centre * (1 - a - b), c, d, centre * (1 - c - d), zero, zero], axis=1
+    )
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(windows, tf.float32),
+        transforms=transforms,
+        output_shape=windows.shape[1:3],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="REFLECT",
+    )
+
+
+def train(parts, size, epochs, batch, seed):
+    """Train a network; the weights of the best epoch, by validation loss, are kept.
+
+    Returns the model and {metric: [a value an epoch]}.
+    """
+    from apbc_common import network
+
+    keras = network.keras()
+    keras.utils.set_random_seed(seed)
+    model = network.build_model(size)
+    model.compile(keras.optimizers.Adam(RATE), "binary_crossentropy", metrics=["accuracy"])
+    paths, labels = parts["training"]
+    counts = [(labels == label).sum() for label in (0, 1)]
+    history = model.fit(
+        training_windows(paths, labels, size, batch, seed),
+        validation_data=read_windows(*parts["validation"], size).batch(batch).prefetch(1),
+        epochs=epochs,
+        class_weight={label: len(labels) / (2 * count) for label, count in enumerate(counts)},
+        callbacks=[
+            keras.callbacks.EarlyStopping("val_loss", patience=PATIENCE, restore_best_weights=True),
+            epoch_lines(keras, epochs),
+        ],
+        shuffle=False,
+        verbose=0,
+    )
+    log = {name: [float(value) for value in values] for name, values in history.history.items()}
+    return model, log
+
+
+def epoch_lines(keras, epochs):
+    """Return a callback that says how training goes: a line an epoch, or one rewritten."""
+    import time
+
+    class Lines(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.start = time.monotonic()
+
+        def on_epoch_end(self, epoch, logs=None):
+            spent = time.monotonic() - self.start
+            left = spent / (epoch + 1) * (epochs - epoch - 1)
+            cli.status(
+                f"epoch {epoch + 1}/{epochs} loss {logs['loss']:.4f} "
+                f"accuracy {logs['accuracy']:.4f} validation {logs['val_loss']:.4f} "
+                f"{logs['val_accuracy']:.4f} {spent:.0f} s, at most {left:.0f} s left"
+            )
+
+        def on_train_end(self, logs=None):
+            cli.status(None)
+
+    return Lines()
+
+
+def evaluate(model, pairs, batch):
+    """Score windows: {'file', 'label', 'probability'}, in the order given."""
+    import numpy as np
+
+    from apbc_common import network
+
+    paths, labels = pairs
+    score = network.Scorer(model, batch)
+    windows = read_windows(paths, labels, model.input_shape[1]).batch(batch).prefetch(1)
+    scores = [score(batch_of[..., 0].numpy()) for batch_of, _ in windows]
+    return {"file": paths, "label": labels, "probability": np.concatenate(scores)}
+
+
+def best_threshold(result):
+    """Return the probability that parts good from bad with the best F1."""
+    import numpy as np
+
+    order = np.argsort(-result["probability"], kind="stable")
+    scores, right = result["probability"][order], result["label"][order].cumsum()
+    f1 = 2 * right / (np.arange(1, len(order) + 1) + result["label"].sum())
+    f1[:-1][scores[:-1] == scores[1:]] = 0  # a cut lies between two scores, never within a tie
+    best = int(f1.argmax())
+    below = scores[best + 1] if best + 1 < len(scores) else 0.0
+    return round(float(scores[best] + below) / 2, 4)
+
+
+def write_model(target, model, dataset, threshold, options):
+    """Write model.h5 and the record that the next scripts read."""
+    import tensorflow as tf
+
+    from apbc_common import files, network
+
+    with files.atomic(target.model) as part:
+        network.save_model(model, part)
+    record = {
+        "dataset": dataset,
+        "options": options,
+        "layers": network.recipe(model),
+        "threshold": threshold,
+        "calibration": None,
+        "versions": {
+            "apbc": __version__,
+            "tensorflow": tf.__version__,
+            "keras": network.keras().__version__,
+        },
+        "sha256": files.digest(target.model),
+    }
+    write_json(model_record(target.model), record)
+
+
+def report(target, results, log):
+    """Write the test windows' predictions and the picture; print the table."""
+    testing = results["testing"]
+    rows = [
+        {"file": file, "label": int(label), "probability": float(p), "prediction": int(p >= 0.5)}
+        for file, label, p in zip(
+            testing["file"], testing["label"], testing["probability"], strict=True
+        )
+    ]
+    write_json(target.testing_results, rows)
+    table = {part: figures(result) for part, result in results.items()}
+    draw(target.training_picture, table, log)
+    print(" ".join(f"{name:>10}" for name in ("", *table["testing"])))
+    for part, row in table.items():
+        cells = (f"{v:10.4f}" if isinstance(v, float) else f"{v:10d}" for v in row.values())
+        print(f"{part:>10}", *cells)
+    print(f"model, results and picture -> {target.folder}")
+
+
+def figures(result, threshold=0.5):
+    """Return samples, accuracy, TP, TN, FP, FN, precision and recall at a threshold."""
+    good, picked = result["label"] == 1, result["probability"] >= threshold
+    tp, tn = int((good & picked).sum()), int((~good & ~picked).sum())
+    fp, fn = int((~good & picked).sum()), int((good & ~picked).sum())
+    return {
+        "samples": len(good),
+        "accuracy": (tp + tn) / max(len(good), 1),
+        "TP": tp,
+        "TN": tn,
+        "FP": fp,
+        "FN": fn,
+        "precision": tp / max(tp + fp, 1),
+        "recall": tp / max(tp + fn, 1),
+    }
+
+
+def draw(path, table, log):
+    """Draw the curves of loss and accuracy, and the table of results."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    from apbc_common import files
+
+    figure = plt.figure(figsize=(10, 6.5), layout="constrained")
+    grid = figure.add_gridspec(2, 2, height_ratios=(3, 1.3))
+    for column, metric in enumerate(("loss", "accuracy")):
+        axes = figure.add_subplot(grid[0, column])
+        for name, label in ((metric, "training"), (f"val_{metric}", "validation")):
+            values = log.get(name, [])
+            axes.plot(range(1, len(values) + 1), values, label=label)
+        if "val_loss" in log:
+            best = min(range(len(log["val_loss"])), key=log["val_loss"].__getitem__) + 1
+            axes.axvline(best, color="grey", lw=0.8, ls=":", label=f"kept: epoch {best}")
+        axes.set(title=metric, xlabel="epoch")
+        axes.legend()
+    axes = figure.add_subplot(grid[1, :])
+    axes.axis("off")
+    drawn = axes.table(
+        cellText=[
+            [f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()]
+            for row in table.values()
+        ],
+        rowLabels=list(table),
+        colLabels=list(table["testing"]),
+        loc="center",
+    )
+    drawn.scale(0.9, 1.5)
+    with files.atomic(path) as part:
+        figure.savefig(part, dpi=120)
+    plt.close(figure)
+
+
+def main(argv=None) -> int:
+    """Run the command line; return the exit code."""
+    parser = build_parser()
+    args = cli.parse(parser, argv)
+    if args.model and not args.skiptraining:
+        parser.error("argument --model: only with -s, which tests a model")
+    if args.skiptraining:
+        return cli.run(
+            parser.prog, test, args.projpath, args.data, args.model, args.out, args.batch
+        )
+    return cli.run(
+        parser.prog,
+        generate,
+        args.projpath,
+        args.data,
+        args.out,
+        args.epochs,
+        args.batch,
+        args.seed,
+        args.clear,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
