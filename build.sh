@@ -97,7 +97,7 @@ install() {
     "$python" -m pip install --requirement <(requirements)
     [ "$variant" != gpu ] || link_cuda_libraries
     TF_CPP_MIN_LOG_LEVEL=3 "$python" -c '
-import h5py, matplotlib.pyplot, mrcfile, pandas, PIL, scipy, sklearn, starfile, tensorflow, tqdm
+import h5py, matplotlib.pyplot, mrcfile, pandas, PIL, scipy, sklearn, tensorflow, tqdm
 print("TensorFlow", tensorflow.__version__, "sees", len(tensorflow.config.list_physical_devices("GPU")), "GPU(s)")'
 }
 

@@ -9,6 +9,7 @@ Example: gen_data.py -p . -g Select/job011/particles.star -b Select/job012/parti
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -74,13 +75,14 @@ def generate(project, starred, micrographs_star, size, seed, out, clear):
     from apbc_common import relion
 
     classbin = ClassBin(project, out)
-    lists = {kind: relion.read_particles(project, starred[kind]) for kind in KINDS}
+    lists = {kind: relion.read_particles(project, path) for kind, path in starred.items()}
     check_lists(lists)
     box = describe(lists)
     parts = {kind: split(len(lists[kind]), [seed, label]) for label, kind in enumerate(KINDS)}
     targets = window_paths(classbin, lists, parts)
     run = Run(
         classbin.record("gen_data"),
+        project,
         {"good": starred["good"], "bad": starred["bad"], "micrographs": micrographs_star},
         {"size": size, "seed": seed},
         clear,
@@ -90,32 +92,33 @@ def generate(project, starred, micrographs_star, size, seed, out, clear):
     if run.finished([*outputs, classbin.dataset]):
         print(f"finished before: nothing to do. {summary(classbin, counts)}")
         return
-    contrast = prove(project, lists["good"], micrographs_star)
-    check_folders(classbin, outputs)
-    run.begin([*outputs, classbin.dataset])
-    try:
-        write_windows(project, lists, targets, size)
-    except ApbcError:  # the user's data: leave nothing behind
-        run.undo()
-        raise
     record = {
-        "window_px": size,
-        "window_angst": box.box_angst,
-        "box_angst": box.box_angst,
-        "apix": box.box_angst / size,
-        "image_px": box.box,
-        "contrast": contrast,
+        **scale_record(box, size),
+        "contrast": prove(project, lists["good"], micrographs_star),
         "source": "stack",
-        "good": str(starred["good"]),
-        "bad": str(starred["bad"]),
+        **{kind: os.path.relpath(path, project) for kind, path in starred.items()},
         "split": "random by class",
         "test_share": TEST_SHARE,
         "seed": seed,
         "counts": counts,
     }
-    write_json(classbin.dataset, record)
-    run.finish(counts)
+    folders = [classbin.windows(part, kind) for part in PARTS for kind in KINDS]
+    with run.writing([*outputs, classbin.dataset], folders):
+        write_windows(project, lists, targets, size)
+        write_json(classbin.dataset, record)
+        run.finish(counts)
     print(summary(classbin, counts))
+
+
+def scale_record(optics, size):
+    """Return what dataset.json says of the windows' scale: all of the box, brought to size px."""
+    return {
+        "window_px": size,
+        "window_angst": optics.box_angst,
+        "box_angst": optics.box_angst,
+        "apix": optics.box_angst / size,
+        "image_px": optics.box,
+    }
 
 
 def check_lists(lists):
@@ -225,20 +228,6 @@ def flat_names(stacks):
     return flat
 
 
-def check_folders(classbin, outputs):
-    """Raise ApbcError if the folders hold windows that this run does not write."""
-    ours = {str(path) for path in outputs}
-    for part in PARTS:
-        for kind in KINDS:
-            folder = classbin.windows(part, kind)
-            for path in sorted(folder.glob("*.png")):
-                if str(path) not in ours:
-                    raise ApbcError(
-                        f"{path}: a window of other data; -c clears what an earlier run wrote, "
-                        "move away what it leaves, or write elsewhere with --o DIR"
-                    )
-
-
 def write_windows(project, lists, targets, size):
     """Write each window that is not there; each stack is opened once, for both kinds."""
     work = {}  # stack's path -> (section, target) of both kinds
@@ -287,7 +276,9 @@ def prove(project, particles, micrographs_star):
     """
     import numpy as np
 
-    star = micrographs_star or _extract_micrographs(project, particles)
+    from apbc_common import relion
+
+    star = micrographs_star or relion.extract_micrographs(project, particles.stacks[0])
     if star is None or particles.xy is None or particles.micrograph is None:
         print("contrast: unknown (no micrographs: give -m MICROGRAPHS.star to have it checked)")
         return None
@@ -311,12 +302,6 @@ def prove(project, particles, micrographs_star):
         return None
     print(f"contrast: {'as in' if middle > 0 else 'inverted from'} the micrographs ({cut})")
     return 1 if middle > 0 else -1
-
-
-def _extract_micrographs(project, particles):
-    from apbc_common import relion
-
-    return relion.extract_micrographs(project, particles.stacks[0])
 
 
 def correlations(project, particles, star, micrographs=5, each=4):
@@ -343,7 +328,7 @@ def correlations(project, particles, star, micrographs=5, each=4):
             stack = mrc.Stack(Path(project) / particles.stacks[particles.stack[row]])
             kept = stack.read([particles.section[row]])[0]
             stack.close()
-            if kept.std() > 0 and anew.std() > 0:
+            if not any(images.faults(np.stack([kept, anew]))):
                 found.append(np.corrcoef(anew.ravel(), kept.ravel())[0, 1])
     return np.array(found)
 

@@ -9,6 +9,7 @@ Example: gen_grid.py -p . -i CtfFind/job003/micrographs_ctf.star -x 216
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -62,7 +63,8 @@ def grid_coordinates(width, height, box):
     import numpy as np
 
     half = box // 2
-    y, x = np.mgrid[half : height - half + 1 : half, half : width - half + 1 : half]
+    x, y = (np.arange(half, length - half + 1, half) for length in (width, height))
+    x, y = np.meshgrid(x, y)
     return np.stack([x.ravel(), y.ravel()], axis=1)
 
 
@@ -72,16 +74,35 @@ def generate(project, micrographs_star, box, out, clear):
 
     classbin = ClassBin(project, out)
     micrographs = relion.read_micrographs(micrographs_star)
+    sizes = micrograph_sizes(project, micrographs, box)
     targets = [classbin.grid_file(relion.rest(name)) for name in micrographs.names]
     outputs = [*targets, classbin.grid_list, classbin.grid_suffix]
     run = Run(
-        classbin.record("gen_grid"), {}, {"micrographs": str(micrographs_star), "box": box}, clear
+        classbin.record("gen_grid"),
+        project,
+        {},
+        {"micrographs": os.path.relpath(micrographs_star, project), "box": box},
+        clear,
     )
     if run.finished(outputs):
         print(f"finished before: nothing to do, {len(targets)} micrographs -> {classbin.grid_dir}")
         return
-    sizes = micrograph_sizes(project, micrographs, box)
-    run.begin(outputs)
+    with run.writing(outputs):
+        boxes, kept = write_grids(sizes, targets, box)
+        relion.write_coordinate_lists(
+            project, micrographs, targets, classbin.grid_list, classbin.grid_suffix
+        )
+        run.finish({"micrographs": len(targets), "boxes": boxes, "kept": kept})
+    print(
+        f"{len(targets)} micrographs, {boxes} boxes of {box} px; "
+        f"{kept} files kept from before, 0 micrographs skipped -> {classbin.grid_dir}"
+    )
+
+
+def write_grids(sizes, targets, box):
+    """Write the grid files that are missing; return how many boxes in all, and files kept."""
+    from apbc_common import relion
+
     boxes = kept = 0
     for size, target in cli.progress(list(zip(sizes, targets, strict=True)), "micrographs"):
         xy = grid_coordinates(size.nx, size.ny, box)
@@ -90,14 +111,7 @@ def generate(project, micrographs_star, box, out, clear):
             kept += 1
         else:
             relion.write_coordinates(target, xy)
-    relion.write_coordinate_lists(
-        project, micrographs, targets, classbin.grid_list, classbin.grid_suffix
-    )
-    run.finish({"micrographs": len(targets), "boxes": boxes, "kept": kept})
-    print(
-        f"{len(targets)} micrographs, {boxes} boxes of {box} px; "
-        f"{kept} files kept from before, 0 micrographs skipped -> {classbin.grid_dir}"
-    )
+    return boxes, kept
 
 
 def micrograph_sizes(project, micrographs, box):

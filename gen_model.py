@@ -10,11 +10,21 @@ Example: gen_model.py -p .
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 from apbc_common import ApbcError, __version__, cli
-from apbc_common.classbin import KINDS, ClassBin, Run, model_record, read_json, write_json
+from apbc_common.classbin import (
+    KINDS,
+    ClassBin,
+    Run,
+    model_record,
+    read_dataset_record,
+    read_json,
+    read_model_record,
+    write_json,
+)
 
 VALIDATION_SHARE = 0.2  # of the training windows
 TURN = 0.2  # largest rotation in training, of a full turn, either way
@@ -70,14 +80,10 @@ def build_parser():
 
 def generate(project, data, out, epochs, batch, seed, clear):
     """Train, test and write everything."""
-    source, target = ClassBin(project, data or out), ClassBin(project, out)
+    source, target = ClassBin(project, data), ClassBin(project, out)
     dataset, windows = read_dataset(source)
-    run = Run(
-        target.record("gen_model"),
-        {"dataset": source.dataset},
-        {"epochs": epochs, "batch": batch, "seed": seed},
-        clear,
-    )
+    options = {"epochs": epochs, "batch": batch, "seed": seed}
+    run = Run(target.record("gen_model"), project, {"dataset": source.dataset}, options, clear)
     outputs = [
         target.model,
         model_record(target.model),
@@ -88,15 +94,14 @@ def generate(project, data, out, epochs, batch, seed, clear):
     if run.finished(outputs):
         print(f"finished before: nothing to do -> {target.model}")
         return
-    run.begin(outputs)
-    parts = divide(windows, seed)
-    model, log = train(parts, dataset["window_px"], epochs, batch, seed)
-    results = {part: evaluate(model, parts[part], batch) for part in parts}
-    threshold = best_threshold(results["validation"])
-    write_model(target, model, dataset, threshold, {"epochs": epochs, "batch": batch, "seed": seed})
-    write_json(target.training_log, log)
-    report(target, results, log)
-    run.finish({part: len(results[part]["label"]) for part in parts})
+    with run.writing(outputs):
+        parts = divide(windows, seed)
+        model, log = train(parts, dataset["window_px"], epochs, batch, seed)
+        results = {part: evaluate(model, parts[part], batch) for part in parts}
+        write_model(target, model, dataset, best_threshold(results["validation"]), options)
+        write_json(target.training_log, log)
+        report(project, target, results, log)
+        run.finish({part: len(results[part]["label"]) for part in parts})
 
 
 def test(project, data, model_file, out, batch):
@@ -105,14 +110,15 @@ def test(project, data, model_file, out, batch):
 
     source, target = ClassBin(project, data), ClassBin(project, out)
     dataset, windows = read_dataset(source)
-    path = model_file or source.model
-    record = read_json(model_record(path), "gen_model.py")
+    path = model_file or ClassBin(project).model
+    record = read_model_record(path)
     check_same_windows(path, record["dataset"], dataset)
     model = network.load_model(path, dataset["window_px"])
     parts = divide(windows, record["options"]["seed"])
     results = {part: evaluate(model, parts[part], batch) for part in parts}
     log_file = Path(path).with_name(target.training_log.name)
-    report(target, results, read_json(log_file, "gen_model.py") if log_file.exists() else {})
+    log = read_json(log_file, "gen_model.py") if log_file.exists() else {}
+    report(project, target, results, log)
 
 
 def check_same_windows(path, taught, dataset):
@@ -136,9 +142,11 @@ def read_dataset(classbin):
     ApbcError
         If there is no data set, or not as many windows as it says.
     """
-    dataset = read_json(classbin.dataset, "gen_data.py")
+    dataset = read_dataset_record(classbin.dataset)
     windows = {
-        part: {kind: sorted(map(str, classbin.windows(part, kind).glob("*.png"))) for kind in KINDS}
+        part: {
+            kind: sorted(map(str, classbin.windows(part, kind).glob("[!.]*.png"))) for kind in KINDS
+        }
         for part in dataset["counts"]
     }
     for part, kinds in dataset["counts"].items():
@@ -342,11 +350,16 @@ def write_model(target, model, dataset, threshold, options):
     write_json(model_record(target.model), record)
 
 
-def report(target, results, log):
+def report(project, target, results, log):
     """Write the test windows' predictions and the picture; print the table."""
     testing = results["testing"]
     rows = [
-        {"file": file, "label": int(label), "probability": float(p), "prediction": int(p >= 0.5)}
+        {
+            "file": os.path.relpath(file, project),
+            "label": int(label),
+            "probability": float(p),
+            "prediction": int(p >= 0.5),
+        }
         for file, label, p in zip(
             testing["file"], testing["label"], testing["probability"], strict=True
         )

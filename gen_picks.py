@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from apbc_common import ApbcError, cli
-from apbc_common.classbin import ClassBin, Run, model_record, read_json
+from apbc_common.classbin import ClassBin, Run, read_model_record
 
 TOLERANCE = 0.01  # by which the box may differ from the model's, in A
 OPEN_STACKS = 16  # kept mapped, since lists may be sorted by anything
@@ -74,14 +74,15 @@ def generate(project, star, model_file, threshold, min_distance, micrographs, ba
 
     classbin = ClassBin(project, out)
     model_file = model_file or ClassBin(project).model
-    record = read_json(model_record(model_file), "gen_model.py")
+    record = read_model_record(model_file)
     particles = relion.read_particles(project, star)
     check_box(particles, model_file, record["dataset"])
     apart = distances_px(project, particles, micrographs, min_distance)
     model = network.load_model(model_file, record["dataset"]["window_px"])
     run = Run(
         classbin.record("gen_picks"),
-        {"particles": star, "model": model_file},
+        project,
+        {"particles": star, "model": model_file, "micrographs": micrographs},
         {"threshold": threshold, "min_distance": min_distance},
         clear,
     )
@@ -90,15 +91,15 @@ def generate(project, star, model_file, threshold, min_distance, micrographs, ba
     if run.finished(outputs):
         print(f"finished before: nothing to do -> {', '.join(map(str, outputs))}")
         return
-    run.begin([*outputs, classbin.scores])
-    scores = score(project, particles, network.Scorer(model, batch), classbin.scores)
-    keep = select(particles, scores, threshold, apart)
-    values = [f"{value:.4f}" for value in scores.tolist()]
-    for name in lists:
-        relion.copy_particles(particles, classbin.particles(name), keep[name], values)
-    classbin.scores.unlink()
-    counts = {name: int(keep[name].sum()) for name in lists}
-    run.finish({"particles": len(particles), **counts})
+    with run.writing([*outputs, classbin.scores]):
+        scores = score(project, particles, network.Scorer(model, batch), classbin.scores)
+        keep = select(particles, scores, threshold, apart)
+        values = [f"{value:.4f}" for value in scores.tolist()]
+        for name in lists:
+            relion.copy_particles(particles, classbin.particles(name), keep[name], values)
+        classbin.scores.unlink()
+        counts = {name: int(keep[name].sum()) for name in lists}
+        run.finish({"particles": len(particles), **counts})
     unique = f", {counts['unique']} unique ({min_distance:g} A apart)" if min_distance else ""
     print(
         f"{len(particles)} particles: {counts['true']} true (from {threshold:g}), "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
+import os
 import time
 from pathlib import Path
 
@@ -95,8 +97,8 @@ def model_record(model) -> Path:
     return Path(model).with_suffix(".json")
 
 
-def read_json(path, made_by):
-    """Read a JSON record.
+def read_json(path, made_by, *keys):
+    """Read a JSON record, which must hold ``keys``.
 
     Raises
     ------
@@ -104,11 +106,28 @@ def read_json(path, made_by):
         If it is missing (``made_by`` names the script that makes it) or damaged.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ApbcError(f"{path}: not there; run {made_by} first") from None
     except (ValueError, UnicodeDecodeError):
-        raise ApbcError(f"{path}: damaged; remove it and run {made_by} again") from None
+        record = None
+    if not isinstance(record, dict) or not record.keys() >= set(keys):
+        raise ApbcError(f"{path}: damaged; remove it and run {made_by} again")
+    return record
+
+
+def read_dataset_record(path):
+    """Read dataset.json; raise ApbcError if there is none, or it is damaged."""
+    return read_json(path, "gen_data.py", "window_px", "window_angst", "box_angst", "counts")
+
+
+def read_model_record(model):
+    """Read the record beside a model; raise ApbcError if there is none, or it is damaged."""
+    path = model_record(model)
+    record = read_json(path, "gen_model.py", "dataset", "options", "threshold")
+    if not isinstance(record["dataset"], dict) or "box_angst" not in record["dataset"]:
+        raise ApbcError(f"{path}: damaged; run gen_model.py again")
+    return record
 
 
 def write_json(path, content):
@@ -128,12 +147,14 @@ class Run:
     ----------
     record : pathlib.Path
         From `ClassBin.record`.
+    project : path-like
+        Paths in the record are relative to it.
     inputs : dict of str to path or None
         Compared by content.
     options : dict
         Whatever else decides the result; JSON values.
     clear : bool
-        Whether to clear an earlier run.
+        Whether to clear an earlier run, once `writing` begins.
 
     Raises
     ------
@@ -141,68 +162,92 @@ class Run:
         If the earlier run had other inputs or options, or its record is damaged.
     """
 
-    def __init__(self, record, inputs, options, clear=False):
+    def __init__(self, record, project, inputs, options, clear=False):
         self.record = record
         self._start = time.time()
         self._wanted = {
             "inputs": {
-                name: {"path": str(path), "sha256": files.digest(path)}
+                name: {"path": os.path.relpath(path, project), "sha256": files.digest(path)}
                 for name, path in inputs.items()
                 if path is not None
             },
             "options": options,
         }
-        earlier = read_json(record, "the script") if record.exists() else None
-        if earlier and clear:
-            self._clear(earlier)
-            earlier = None
-        if earlier and (difference := _difference(earlier, self._wanted)):
-            raise ApbcError(
-                f"{record}: an earlier run had {difference}; "
-                "-c clears what it wrote and starts anew, --o DIR writes elsewhere"
-            )
-        self._earlier = earlier
+        self._clear = clear
+        self._earlier = _read_record(record) if record.exists() else None
+        if self._earlier and not clear:
+            difference = _difference(self._earlier, self._wanted)
+            if difference:
+                raise ApbcError(
+                    f"{record}: an earlier run had {difference}; "
+                    "-c clears what it wrote and starts anew, --o DIR writes elsewhere"
+                )
 
     def finished(self, outputs) -> bool:
         """Say whether the earlier run was this one, came to its end, and all of it is there."""
         return bool(
             self._earlier
+            and not self._clear
             and self._earlier["state"] == "finished"
             and all(path.exists() for path in outputs)
         )
 
-    def begin(self, outputs):
-        """Write the record as unfinished.
+    @contextlib.contextmanager
+    def writing(self, outputs, folders=()):
+        """Write the record as unfinished, and take back what the block wrote if it fails.
+
+        It fails with ApbcError (the user's data) or OSError (a full disk). An interrupted or
+        killed run leaves what it has, and the next one goes on.
 
         Parameters
         ----------
         outputs : list of pathlib.Path
             All that will be written, below the record's folder.
+        folders : iterable of pathlib.Path
+            Folders that may hold nothing else.
 
         Raises
         ------
         ApbcError
-            If one of them is there and no record says who wrote it.
+            If something is there, and no record says who wrote it.
         """
         known = self._earlier["outputs"] if self._earlier else []
         names = [str(path.relative_to(self.record.parent)) for path in outputs]
+        self._check_foreign(names, set(known), folders)
+        if self._clear and known:
+            self._remove(known)
+            known, self._earlier = [], None
         self._outputs = list(dict.fromkeys([*known, *names]))  # a list may grow between runs
-        known = set(known)
-        for path, name in zip(outputs, names, strict=True):
-            if name not in known and path.exists():
-                raise ApbcError(
-                    f"{path}: already there, and not written by the run in {self.record.name}; "
-                    "move it away, or use --o DIR to write elsewhere"
-                )
-        self._write("unfinished", {})
+        fresh = [name for name in self._outputs if not (self.record.parent / name).exists()]
+        made = [folder for folder in self.record.parents if not folder.exists()]
+        try:
+            self._write("unfinished", {})
+            yield
+        except (ApbcError, OSError):
+            self._remove(fresh)
+            if self._earlier:
+                write_json(self.record, self._earlier)
+            for folder in made:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            raise
 
     def finish(self, counts):
         """Write the record as finished; ``counts`` says what went in, came out, was skipped."""
         self._write("finished", counts)
 
-    def undo(self):
-        """Remove what this run and those it continued wrote, and the record."""
-        self._clear({"outputs": self._outputs})
+    def _check_foreign(self, names, known, folders):
+        folder = self.record.parent
+        there = [name for name in names if name not in known and (folder / name).exists()]
+        ours = known.union(names)
+        for path in (path for only in folders for path in sorted(only.glob("[!.]*"))):
+            if str(path.relative_to(folder)) not in ours:
+                there.append(str(path.relative_to(folder)))
+        if there:
+            raise ApbcError(
+                f"{folder / there[0]}: already there, and not written by the run in "
+                f"{self.record.name}; move it away, or use --o DIR to write elsewhere"
+            )
 
     def _write(self, state, counts):
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -220,16 +265,25 @@ class Run:
             },
         )
 
-    def _clear(self, earlier):
+    def _remove(self, names):
+        """Remove outputs, folders that this leaves empty, and the record."""
         folder = self.record.parent
-        emptied = set()
-        for name in earlier["outputs"]:
+        for name in names:
             (folder / name).unlink(missing_ok=True)
-            emptied.update(parent for parent in Path(name).parents if parent != Path())
+        emptied = {parent for name in names for parent in Path(name).parents} - {Path()}
         for parent in sorted(emptied, key=lambda path: len(path.parts), reverse=True):
-            if (folder / parent).is_dir() and not any((folder / parent).iterdir()):
+            with contextlib.suppress(OSError):
                 (folder / parent).rmdir()
         self.record.unlink(missing_ok=True)
+
+
+def _read_record(path):
+    """Return the record of an earlier run; raise ApbcError if it is none."""
+    kinds = {"inputs": dict, "options": dict, "outputs": list, "state": str}
+    record = read_json(path, "the script", *kinds)
+    if any(not isinstance(record[name], kind) for name, kind in kinds.items()):
+        raise ApbcError(f"{path}: not the record of a run; remove it and run the script again")
+    return record
 
 
 def _difference(earlier, wanted):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from pathlib import Path
@@ -12,9 +13,9 @@ from pathlib import Path
 def atomic(path):
     """Give a temporary path beside ``path``; rename it to ``path`` when the block ends well.
 
-    The folder is made where it is missing. On any exception the temporary file is removed and
-    what lay at ``path`` stays as it was. A killed process leaves ``.part-<name>``, which the next
-    one overwrites.
+    Folders are made where they are missing. On any exception these and the temporary file are
+    removed, and what lay at ``path`` stays as it was. A killed process leaves ``.part-<name>``,
+    which the next one overwrites.
 
     Parameters
     ----------
@@ -27,13 +28,17 @@ def atomic(path):
         Where to write; it has the suffix of ``path``.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    made = [folder for folder in path.parents if not folder.exists()]
     part = path.with_name(f".part-{path.name}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, path)
     except BaseException:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # another process may have written there
+            part.unlink(missing_ok=True)
+            for folder in made:
+                folder.rmdir()
         raise
 
 
@@ -53,6 +58,12 @@ def write_bytes(path, data):
     """Write a small file in a folder that exists; leaner than `atomic`, for thousands of them."""
     folder, name = os.path.split(path)
     part = os.path.join(folder, f".part-{name}")
-    with open(part, "wb", buffering=0) as handle:
-        handle.write(data)
-    os.replace(part, path)
+    try:
+        with open(part, "wb", buffering=0) as handle:
+            if handle.write(data) < len(data):  # as a disk does that is just full
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.replace(part, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(part)
+        raise

@@ -86,7 +86,6 @@ def resize(images, size) -> np.ndarray:
         out[:, half + 1 :] = spectrum[:, n - half + 1 :, : half + 1]
     else:
         k = fft.fftfreq(n, 1 / n)
-        k[half] = half
         outside = k[:, None] ** 2 + np.arange(half + 1) ** 2 > half**2
         kept = np.where(outside, 0, spectrum)
         out[:, : half + 1, : half + 1] = kept[:, : half + 1]

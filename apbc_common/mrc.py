@@ -84,7 +84,9 @@ def image(path) -> np.ndarray:
         raise MrcError(
             f"{path}: {found.nz} sections (a movie or a stack?), expected one micrograph"
         )
-    data = Stack(path).read([0])[0]
+    stack = Stack(path)
+    data = stack.read([0])[0]
+    stack.close()
     if not np.isfinite(data).all():
         raise MrcError(f"{path}: {np.count_nonzero(~np.isfinite(data))} pixels are not finite")
     if data.min() == data.max():
@@ -105,6 +107,7 @@ class Stack:
                 raise MrcError(f"{path}: {err}") from err
         shape = (self.size.nz, self.size.ny, self.size.nx)
         if self._file.data is None or self._file.data.size != np.prod(shape):
+            self._file.close()
             raise MrcError(f"{path}: its machine stamp contradicts its size; write it anew")
         self._data = self._file.data.reshape(shape)
 

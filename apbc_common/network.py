@@ -106,10 +106,19 @@ def _check_version(path):
 
 
 def save_model(model, path):
-    """Write a model as HDF5, at the path given (use `files.atomic`)."""
+    """Write a model as HDF5, at the path given (use `files.atomic`).
+
+    Raises
+    ------
+    ApbcError
+        If it cannot be written: the disk is full.
+    """
     with warnings.catch_warnings(), _quiet_stderr():  # Keras calls the format legacy
         warnings.simplefilter("ignore")
-        model.save(path)
+        try:
+            model.save(path)
+        except RuntimeError as err:  # what HDF5 makes of the system's error
+            raise ApbcError(f"{path}: {err}") from err
 
 
 class Scorer:

@@ -6,6 +6,7 @@ Coordinates are pixels of the micrograph, x along a row of the MRC file, first p
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable
@@ -89,6 +90,11 @@ def table(path, label, what) -> star.Block:
     StarError
         As `star.scan` does, and where no table, or more than one, has that column.
     """
+    return _table_and_optics(path, label, what)[0]
+
+
+def _table_and_optics(path, label, what):
+    """Return the table with a column, and the optics table or None."""
     blocks = star.scan(path)
     found = [block for name, block in blocks.items() if label in block.labels and name != "optics"]
     if len(found) != 1:
@@ -96,7 +102,7 @@ def table(path, label, what) -> star.Block:
         raise star.StarError(
             f"{path}: {len(found)} {what} tables (with a column {label}) among {tables}, expected 1"
         )
-    return found[0]
+    return found[0], blocks.get("optics")
 
 
 def read_particles(project, path) -> Particles:
@@ -117,33 +123,35 @@ def read_particles(project, path) -> Particles:
     ApbcError
         If stacks are missing, damaged, short or of another size: their count and the first three.
     """
-    block = table(path, IMAGE, "particle")
+    block, groups = _table_and_optics(path, IMAGE, "particle")
     if not block.rows:
         raise star.StarError(f"{path}: data_{block.name} has no particles")
     stacks, stack, section = _image_names(block)
     micrographs, micrograph = _codes(block, MICROGRAPH)
     xy = block.numbers(X, Y) if {X, Y} <= set(block.labels) else None
-    optics, group = _particle_optics(block)
+    optics, group = _particle_optics(block, groups)
     found = Particles(block, optics, group, stacks, stack, section, micrographs, micrograph, xy)
     return replace(found, optics=_check_stacks(Path(project), found))
 
 
 def _image_names(block):
-    stacks, stack, section = {}, np.empty(block.rows, np.int32), np.empty(block.rows, np.int32)
-    for row, name in enumerate(block.read(IMAGE)[IMAGE]):
-        index, at, path = name.rpartition("@")
-        if at and not index.isdecimal():
-            index = "0"
-        stack[row] = stacks.setdefault(path, len(stacks))
-        section[row] = int(index or 1) - 1
-        if section[row] < 0:
+    stacks, stack, section = {}, [], []
+    names = block.read(IMAGE)[IMAGE].tolist()
+    for row, name in enumerate(names):
+        index, at, path = name.partition("@")  # the first one, as FileName::decompose
+        if not at:
+            index, path = "1", name
+        number = int(index) if index.isdecimal() and len(index) < 20 else 0
+        stack.append(stacks.setdefault(path, len(stacks)))
+        section.append(number - 1)
+        if not 0 < number < 1 << 31 or not path:
             raise star.StarError(
                 f"{block.path}:{block.line + row}: {IMAGE} is {name!r}, expected 000001@stack.mrcs"
             )
+    stack, section = np.array(stack, np.int32), np.array(section, np.int32)
     again = pd.Series(stack.astype(np.int64) << 32 | section).duplicated().to_numpy()
     if again.any():
         rows = np.flatnonzero(again)
-        names = block.read(IMAGE)[IMAGE]
         raise star.StarError(
             f"{block.path}: {len(rows)} images named a second time: "
             f"{first(f'{names[row]} (line {block.line + row})' for row in rows)}; remove them"
@@ -159,17 +167,16 @@ def _codes(block, label):
     return list(names), codes.astype(np.int32)
 
 
-def _particle_optics(block):
+def _particle_optics(block, groups):
     """Return the optics groups with box 0 where it is not told, and the index of each row's."""
     if GROUP not in block.labels:
         apix, group = np.unique(_apix_30(block), return_inverse=True)
         return [Optics("", float(value), 0) for value in apix], group.astype(np.int32)
-    groups = star.scan(block.path).get("optics")
     if groups is None:
         raise star.StarError(f"{block.path}: data_{block.name} has {GROUP}, but no data_optics")
     groups.require(GROUP, IMAGE_APIX)
     known, used = groups.read()[GROUP].tolist(), block.read(GROUP)[GROUP]
-    _known_groups(block, known, used)
+    _check_groups(block, known, used)
     if DIMENSIONS in groups.labels and set(groups.read()[DIMENSIONS]) - {"2"}:
         raise star.StarError(
             f"{block.path}: {DIMENSIONS} {', '.join(groups.read()[DIMENSIONS])}, expected 2"
@@ -185,8 +192,13 @@ def _particle_optics(block):
     return optics, pd.Categorical(used, categories=known).codes.astype(np.int32)
 
 
-def _known_groups(block, known, used):
-    """Raise StarError where rows name an optics group that the optics table lacks."""
+def _check_groups(block, known, used):
+    """Raise StarError for a group that the optics table has twice, or lacks where rows name it."""
+    again = sorted({group for group in known if known.count(group) > 1})
+    if again:
+        raise star.StarError(
+            f"{block.path}: {GROUP} {first(again)} is in data_optics more than once"
+        )
     unknown = sorted(set(used.unique()) - set(known))
     if unknown:
         raise star.StarError(
@@ -225,7 +237,7 @@ def _check_stacks(project, particles):
             faults.append(f"{name}: {size.nz} images, but number {needed} is named")
         elif (size.nx, size.ny) != (box, box):
             faults.append(f"{name}: images of {size.nx} x {size.ny}, expected {box} x {box}")
-        if size.nx % 2:
+        elif size.nx % 2:
             faults.append(f"{name}: images of {size.nx} px, expected an even box")
     if faults:
         raise ApbcError(
@@ -259,31 +271,37 @@ def read_micrographs(path) -> Micrographs:
     StarError
         For what `star.scan` refuses, no micrograph table, an unknown optics group, no micrograph.
     ApbcError
-        If one is named twice, or two have one name below their job folders.
+        If one is named twice, lies above the project (``..``), or two have one name below their
+        job folders.
     """
-    block = table(path, MICROGRAPH, "micrograph")
+    block, groups = _table_and_optics(path, MICROGRAPH, "micrograph")
     if {X, IMAGE} & set(block.labels):
         raise star.StarError(f"{path}: a list of particles, expected one of micrographs")
     names = block.read(MICROGRAPH)[MICROGRAPH].tolist()
     if not names:
         raise star.StarError(f"{path}: data_{block.name} has no micrographs")
     rests = {}
-    for name in names:
-        other = rests.setdefault(rest(name), name)
-        if other is not name:
-            raise ApbcError(f"{path}: {other} and {name} would share one file of picks; keep one")
-    return Micrographs(Path(path), names, _micrograph_apix(block, len(names)))
+    for row, name in enumerate(names):
+        if ".." in Path(name).parts:
+            raise ApbcError(f"{path}:{block.line + row}: {name} lies above the project; link it in")
+        other = rests.setdefault(rest(name), row)
+        if other != row:
+            raise ApbcError(
+                f"{path}:{block.line + row}: {names[other]} and {name} would share one file of "
+                "picks; keep one"
+            )
+    return Micrographs(Path(path), names, _micrograph_apix(block, groups, len(names)))
 
 
-def _micrograph_apix(block, count):
-    if GROUP in block.labels and (groups := star.scan(block.path).get("optics")) is not None:
+def _micrograph_apix(block, groups, count):
+    if GROUP in block.labels and groups is not None:
         if MICROGRAPH_APIX not in groups.labels:
             return [None] * count
         groups.require(GROUP)
-        known = dict(zip(groups.read()[GROUP], groups.numbers(MICROGRAPH_APIX)[:, 0], strict=True))
-        used = block.read(GROUP)[GROUP]
-        _known_groups(block, known, used)
-        return [float(known[group]) for group in used]
+        known, used = groups.read(GROUP)[GROUP].tolist(), block.read(GROUP)[GROUP]
+        _check_groups(block, known, used)
+        apix = dict(zip(known, groups.numbers(MICROGRAPH_APIX)[:, 0].tolist(), strict=True))
+        return [apix[group] if apix[group] > 0 else None for group in used]
     if {DETECTOR_PIXEL, MAGNIFICATION} <= set(block.labels):
         return _apix_30(block).tolist()
     return [None] * count
@@ -292,13 +310,14 @@ def _micrograph_apix(block, count):
 def rest(name) -> str:
     """Return RELION's ``<rest>``: the path after ``jobNNN/``, else all of it, less its extension.
 
-    As decomposePipelineFileName of RELION 3.0 to 5.0 does.
+    As decomposePipelineFileName of RELION 3.0 to 5.0 does. RELION puts it behind a folder's name as
+    text, so that the slash at the start of an absolute path counts for nothing: it goes too.
 
     >>> rest("MotionCorr/job002/Movies/a.b.mrc")
     'Movies/a.b'
     """
     match = JOB.search(name)
-    return os.path.splitext(name[match.end() :] if match else name)[0]
+    return os.path.splitext(name[match.end() :] if match else name)[0].lstrip("/")
 
 
 def write_coordinates(path, xy, scores=None):
@@ -318,7 +337,7 @@ def write_coordinates(path, xy, scores=None):
     cells = {label: [f"{value:.2f}" for value in column] for label, column in columns.items()}
     cells[CLASS], cells[PSI] = ["0"] * len(xy), ["0.0"] * len(xy)
     cells[SCORE] = ["-999.0"] * len(xy) if scores is None else [f"{s:.4f}" for s in scores]
-    star.write(path, {"": pd.DataFrame(cells, dtype=str)})
+    star.write(path, {"": pd.DataFrame(cells, dtype=object)})
 
 
 def read_coordinates(path, micrograph=None):
@@ -362,7 +381,7 @@ def extract_micrographs(project, stack):
         return None
     job = Path(project) / stack[: match.end()]
     name = None
-    if (job / "job.star").is_file():
+    with contextlib.suppress(ApbcError, OSError):
         options = table(job / "job.star", "rlnJobOptionVariable", "job option").read()
         values = dict(
             zip(options["rlnJobOptionVariable"], options["rlnJobOptionValue"], strict=True)
@@ -376,12 +395,12 @@ def extract_micrographs(project, stack):
     return path if path and path.is_file() else None
 
 
-def copy_particles(particles, target, keep, scores):
-    """Write some rows of a particle list, unchanged but for rlnAutopickFigureOfMerit.
+def copy_particles(particles, target, keep, values, label=SCORE):
+    """Write some rows of a particle list, unchanged but for one column.
 
-    ``keep`` is bool (N,); ``scores`` are the cells of all N rows, as text.
+    ``keep`` is bool (N,); ``values`` are the column's cells of all N rows, as text.
     """
-    star.copy(particles.block, target, keep, SCORE, scores)
+    star.copy(particles.block, target, keep, label, values)
 
 
 def write_coordinate_lists(project, micrographs, targets, list_file, suffix_file):
@@ -401,5 +420,5 @@ def write_coordinate_lists(project, micrographs, targets, list_file, suffix_file
         MICROGRAPH: micrographs.names,
         "rlnMicrographCoordinates": [os.path.relpath(path, project) for path in targets],
     }
-    star.write(list_file, {"coordinate_files": pd.DataFrame(columns, dtype=str)})
+    star.write(list_file, {"coordinate_files": pd.DataFrame(columns, dtype=object)})
     files.write_text(suffix_file, os.path.relpath(micrographs.path, project) + "\n")

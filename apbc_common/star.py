@@ -4,10 +4,12 @@
 it returns then read the columns that are asked for (pandas' C parser) or give their raw lines.
 The rules are those of RELION 3.1.3, tried out with relion_star_handler: a loop ends at its first
 blank line, single and double quotes both work, ``#`` starts a comment only where a cell starts.
+A quote opens only where a cell starts, and closes only where white space or the line's end follows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import re
@@ -17,11 +19,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import starfile
 
 from . import ApbcError, files
 
-CELL = re.compile(rb""""([^"]*)"(?=\s|$)|'([^']*)'(?=\s|$)|(?P<comment>\#.*)|(\S+)""")
+CELL = re.compile(
+    rb"""
+    "(.*?)"(?=\s|$)        # a cell in quotes, which may hold more of them
+    | '(.*?)'(?=\s|$)
+    | (?P<comment>\#.*)
+    | (?P<open>["'].*)     # a quote that nothing closes
+    | (\S+)
+    """,
+    re.VERBOSE,
+)
+BARE = re.compile(r"""(?!data_|loop_)[^\s"'#_]\S*""", re.ASCII)  # a cell that needs no quotes
+CONTROL = re.compile(r"[\0\n\r\v\f]")  # no STAR file can hold them
 
 
 class StarError(ApbcError):
@@ -73,12 +85,18 @@ class Block:
         labels = labels or self.labels
         self.require(*labels)
         if not self.loop:
-            return pd.DataFrame([self._values()], columns=self.labels)[list(labels)]
+            table = pd.DataFrame([self._values()], columns=self.labels, dtype=object)
+            return table[list(labels)]
         if not self.plain:
-            table = pd.DataFrame([_text(cells(line)) for line in self.lines()], columns=self.labels)
+            rows = [_text(cells(line)) for line in self.lines()]
+            table = pd.DataFrame(rows, columns=self.labels, dtype=object)
             return table[list(labels)]
         if not self.rows:
-            return pd.DataFrame(columns=list(labels), dtype=str)
+            return pd.DataFrame(columns=list(labels), dtype=object)
+        return self._parse(labels, object)  # str would refuse names that are no UTF-8
+
+    def _parse(self, labels, dtype):
+        """Return columns of a plain loop that has rows, as ``dtype``."""
         with open(self.path, "rb") as handle:
             handle.seek(self.offset)
             return pd.read_csv(
@@ -88,7 +106,7 @@ class Block:
                 names=self.labels,
                 usecols=labels,
                 nrows=self.rows,
-                dtype=str,
+                dtype=dtype,
                 na_filter=False,
                 quoting=csv.QUOTE_NONE,
                 engine="c",
@@ -103,6 +121,12 @@ class Block:
         StarError
             If a label is missing or a cell is not a finite number; the line is named.
         """
+        self.require(*labels)
+        if self.plain and self.rows:
+            with contextlib.suppress(ValueError):
+                values = self._parse(labels, float).to_numpy()
+                if np.isfinite(values).all():
+                    return values
         text = self.read(*labels)
         values = np.empty(text.shape)
         for column, label in enumerate(labels):
@@ -126,10 +150,23 @@ class Block:
 def cells(line) -> list[bytes]:
     """Split a row into its cells, without quotes and without a trailing comment.
 
+    Raises
+    ------
+    StarError
+        If a quote that opens a cell is not closed.
+
+    Examples
+    --------
     >>> cells(b"1.0 'a b.mrc' c#d # a remark")
     [b'1.0', b'a b.mrc', b'c#d']
     """
-    return [match[match.lastindex] for match in CELL.finditer(line) if match.lastgroup != "comment"]
+    found = []
+    for match in CELL.finditer(line):
+        if match.lastgroup == "open":
+            raise StarError(f"a quote that is not closed: {_show(match[0])}")
+        if match.lastgroup != "comment":
+            found.append(match[match.lastindex])
+    return found
 
 
 def scan(path) -> dict[str, Block]:
@@ -149,7 +186,8 @@ def scan(path) -> dict[str, Block]:
     ------
     StarError
         For a file that is no STAR file, CRLF line ends, a repeated block or label, a row of
-        another length than the labels, rows after a loop's first blank line (RELION ignores them).
+        another length than the labels, a quote that is not closed, rows after a loop's first blank
+        line (RELION ignores them).
     OSError
         If the file cannot be read.
     """
@@ -163,7 +201,7 @@ def scan(path) -> dict[str, Block]:
         while line is not None:
             if not line.startswith(b"data_"):
                 raise source.error(f"not a STAR file: {_show(line)} where data_... was expected")
-            name = _decode(line[5:].split(None, 1)[0]) if line[5:].strip() else ""
+            name = _decode(line.split(None, 1)[0][5:])
             if name in blocks:
                 raise source.error(f"block data_{name} a second time; rename or remove one")
             line = source.skip()
@@ -184,13 +222,13 @@ class _Lines:
     def next(self):
         """Return the next line, stripped, or None at the end of the file."""
         raw = self.handle.readline()
+        self.offset, self.end = self.end, self.end + len(raw)
         if not raw:
             return None
         self.number += 1
-        self.offset, self.end = self.end, self.end + len(raw)
         if raw.endswith(b"\r\n"):
             raise self.error("CRLF line ends, which RELION can't read; run dos2unix on a copy")
-        if b"\0" in raw:
+        if b"\0" in raw or b"\r" in raw or b"\v" in raw or b"\f" in raw:
             raise self.error("not a STAR file: it holds binary data")
         return raw.strip()
 
@@ -200,6 +238,13 @@ class _Lines:
         while line is not None and (not line or line.startswith(b"#")):
             line = self.next()
         return line
+
+    def cells(self, line):
+        """Return the cells of a line; an error names the line."""
+        try:
+            return cells(line)
+        except StarError as err:
+            raise self.error(err) from None
 
     def error(self, text):
         return StarError(f"{self.path}:{self.number}: {text}")
@@ -220,7 +265,7 @@ def _scan_loop(source, name):
     while line:
         count = len(line.split())
         if b'"' in line or b"'" in line or b"#" in line:
-            plain, count = False, len(cells(line))
+            plain, count = False, len(source.cells(line))
         if count != columns:
             raise source.error(f"{count} columns, expected {columns}")
         rows += 1
@@ -240,6 +285,7 @@ def _scan_simple(source, name, line):
     labels, first, offset = [], source.number, source.offset
     while line is not None and line.startswith(b"_"):
         labels.append(_label(source, line, labels))
+        source.cells(line)
         line = source.skip()
     rows = 1 if labels else 0
     return Block(source.path, name, tuple(labels), False, first, offset, rows, False), line
@@ -304,7 +350,7 @@ def _add_label(header, label):
 def _cell_setter(block, label):
     """Return a function of (row, value) that gives the row with the column set, and a line end."""
     if label not in block.labels:
-        return lambda line, value: _uncommented(line).rstrip() + b" " + value + b" \n"
+        return _add_cell
     column = block.labels.index(label)
     if block.plain:
         before = re.compile(rb"\s*(?:\S+\s+){%d}" % column)
@@ -323,15 +369,20 @@ def _cell_setter(block, label):
     return replace_quoted
 
 
-def _uncommented(line):
+def _add_cell(line, value):
+    """Put a cell at the end of a row, before its comment."""
+    end = len(line)
     for match in CELL.finditer(line) if b"#" in line else ():
         if match.lastgroup == "comment":
-            return line[: match.start()]
-    return line
+            end = match.start()
+    return line[:end].rstrip() + b" " + value + b" " + line[end:] + b"\n"
 
 
 def write(path, tables):
     """Write new tables, as RELION 3.1 and 4 head theirs (3.0 reads them too).
+
+    Not through the starfile library: it fails on a space in a cell, or splits a row in two at
+    U+2028, and writes quotes and ``#`` so that they come back as something else.
 
     Parameters
     ----------
@@ -339,10 +390,31 @@ def write(path, tables):
         Written whole or not at all.
     tables : dict of str to DataFrame
         By block name without ``data_``; every cell is text.
+
+    Raises
+    ------
+    StarError
+        For a cell that no STAR file can hold: with a line end, or both kinds of quotes before a
+        space.
     """
-    text = starfile.to_string(tables, sep=" ")
-    text = text.split("\n", 1)[1]  # the library's line with the time: same input, same bytes
-    files.write_text(path, "\n# version 30001\n" + text)
+    lines = []
+    for name, table in tables.items():
+        lines += ["", "# version 30001", "", f"data_{name}", "", "loop_"]
+        lines += [f"_{label} #{number}" for number, label in enumerate(table.columns, 1)]
+        columns = [[_quoted(path, cell) for cell in table[label]] for label in table.columns]
+        lines += map(" ".join, zip(*columns, strict=True))
+        lines.append("")
+    files.write_text(path, "\n".join(lines) + "\n")
+
+
+def _quoted(path, cell):
+    """Return a cell as it stands in a file: in quotes where it needs them."""
+    if BARE.fullmatch(cell) and "\0" not in cell:
+        return cell
+    for quote in sorted("\"'", key=cell.count):
+        if not CONTROL.search(cell) and f"{quote} " not in cell and f"{quote}\t" not in cell:
+            return f"{quote}{cell}{quote}"
+    raise StarError(f"{path}: a STAR file can't hold the cell {cell!r}; rename it")
 
 
 def _text(row):

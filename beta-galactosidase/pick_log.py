@@ -80,7 +80,7 @@ def peaks(response, distance):
     return np.argwhere((response == highest) & (response > 0))
 
 
-def pick(image, diameters, upper=None):
+def pick(image, diameters, lower=0.0, upper=None):
     """Pick one micrograph.
 
     Parameters
@@ -89,8 +89,8 @@ def pick(image, diameters, upper=None):
         Particles are dark.
     diameters : sequence of float
         Sizes to look for, micrograph pixels, ascending.
-    upper : float, optional
-        Leave out scores above this (ice, carbon).
+    lower, upper : float, optional
+        Leave out scores below and above these (noise; ice, carbon).
 
     Returns
     -------
@@ -107,13 +107,12 @@ def pick(image, diameters, upper=None):
     xy = (at[:, ::-1] + 0.5) * factor - 0.5  # a binned pixel's centre lies between the old ones
     margin, size = diameters[0] / 2, np.array(image.shape[::-1])
     keep = ((xy >= margin) & (xy <= size - 1 - margin)).all(axis=1)
-    if upper is not None:
-        keep &= scores <= upper
+    keep &= (scores >= lower) & (scores <= (np.inf if upper is None else upper))
     return xy[keep], scores[keep]
 
 
-def pick_all(project, micrographs_star, out, smallest, largest, upper):
-    """Pick every micrograph of a list; diameters in A."""
+def pick_all(project, micrographs_star, out, smallest, largest, lower, upper):
+    """Pick every micrograph of a list; diameters in A, scores from ``lower`` to ``upper``."""
     from apbc_common import mrc, relion
 
     micrographs = relion.read_micrographs(micrographs_star)
@@ -124,7 +123,7 @@ def pick_all(project, micrographs_star, out, smallest, largest, upper):
         if not apix:
             raise ApbcError(f"{micrographs_star}: no pixel size ({relion.MICROGRAPH_APIX})")
         diameters = np.geomspace(smallest, largest, SCALES) / apix
-        xy, scores = pick(mrc.image(project / name), diameters, upper)
+        xy, scores = pick(mrc.image(project / name), diameters, lower, upper)
         relion.write_coordinates(out / f"{relion.rest(name)}_autopick.star", xy, scores)
         total += len(xy)
     print(f"{len(micrographs.names)} micrographs, {total} picks -> {out}")
@@ -147,6 +146,8 @@ def build_parser():
     add("--diameter", type=cli.positive, required=True, metavar="A", help="largest diameter (A)")
     add("--min-diameter", type=cli.positive, metavar="A",
         help="smallest diameter (A; default: 0.6 of the largest)")  # fmt: skip
+    add("--lower", type=cli.positive, default=0.0, metavar="SCORE",
+        help="leave out lower scores (noise; default: 0)")  # fmt: skip
     add("--upper", type=cli.positive, metavar="SCORE", help="leave out higher scores (ice)")
     add("--o", dest="out", type=cli.ProjectFolder, default=cli.ProjectFolder("LoG"), metavar="DIR",
         help="folder of the coordinate files (default: LoG)")  # fmt: skip
@@ -161,9 +162,8 @@ def main(argv=None) -> int:
     if smallest > args.diameter:
         parser.error("argument --min-diameter: greater than --diameter")
     sizes = smallest, args.diameter
-    return cli.run(
-        parser.prog, pick_all, args.projpath, args.imagestar, args.out, *sizes, args.upper
-    )
+    scores = args.lower, args.upper
+    return cli.run(parser.prog, pick_all, args.projpath, args.imagestar, args.out, *sizes, *scores)
 
 
 if __name__ == "__main__":

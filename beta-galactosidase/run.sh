@@ -50,7 +50,7 @@ autopick() {
             --shrink 0 --lowpass 20 --LoG_upper_threshold 5 --only_do_unfinished >"${2%/}.log" 2>&1 ||
             { tail "${2%/}.log" >&2; exit 1; }
     else
-        example pick_log -i "$1" --diameter 200 --min-diameter 120 --o "$2"
+        example pick_log -i "$1" --diameter 200 --min-diameter 120 --lower 0.2 --upper 1.5 --o "$2"
     fi
 }
 

@@ -19,7 +19,7 @@ fi
 
 create=("$tool" create --yes --name apbc --channel conda-forge --override-channels python=3.12 pip)
 if ! "${create[@]}" --file "$here/requirements.txt" "$@"; then
-    # As of 2026 conda-forge has not all of these versions (starfile 0.5.13). PyPI has.
+    # conda-forge may lag behind PyPI, which has all of these versions.
     echo "create-conda-env.sh: conda-forge cannot give all versions of requirements.txt; taking them from PyPI" >&2
     "${create[@]}" "$@"
 fi

@@ -1,0 +1,252 @@
+"""ClassBin: its paths, its records, and the one rule for running again."""
+
+import json
+
+import pytest
+
+from apbc_common import ApbcError, __version__, classbin
+from apbc_common.classbin import ClassBin, Run
+
+OPTIONS = {"size": 64, "seed": 0, "share": 0.2, "kinds": ("a", "b")}
+
+
+def error(function, *args):
+    with pytest.raises(ApbcError) as caught:
+        function(*args)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "out, folder, grid", [(None, "ClassBin", "ClassBin/grid"), ("External/job010", *["X"] * 2)]
+)
+def test_paths(tmp_path, out, folder, grid):
+    folder, grid = (name.replace("X", str(out)) for name in (folder, grid))
+    paths = ClassBin(tmp_path, tmp_path / out if out else None)
+    expected = {
+        paths.windows("train", "good"): f"{folder}/train/good",
+        paths.dataset: f"{folder}/dataset.json",
+        paths.model: f"{folder}/model.h5",
+        classbin.model_record(paths.model): f"{folder}/model.json",
+        paths.training_log: f"{folder}/training_log.txt",
+        paths.testing_results: f"{folder}/testing_results.txt",
+        paths.training_picture: f"{folder}/train_and_test_results.png",
+        paths.grid_file("Movies/a.b"): f"{grid}/Movies/a.b_grid.star",
+        paths.grid_list: f"{grid}/grid.star",
+        paths.grid_suffix: f"{grid}/coords_suffix_grid.star",
+        paths.particles("true"): f"{folder}/particles_true.star",
+        paths.picture("Movies/a.b", "true"): f"{folder}/pngs/Movies/a.b_true.png",
+        paths.record("gen_data"): f"{folder}/run_gen_data.json",
+    }
+    assert {str(path.relative_to(tmp_path)) for path in expected} == set(expected.values())
+    assert all(path == tmp_path / name for path, name in expected.items())
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (None, "not there; run gen_data.py first"),
+        (b"", "damaged; remove it and run gen_data.py again"),
+        (b'{"a": 1', "damaged; remove it and run gen_data.py again"),
+        (b'"\xff"', "damaged; remove it and run gen_data.py again"),
+    ],
+)
+def test_read_json_refuses(tmp_path, content, message):
+    path = tmp_path / "dataset.json"
+    if content is not None:
+        path.write_bytes(content)
+    assert error(classbin.read_json, path, "gen_data.py") == f"{path}: {message}"
+
+
+def test_json_written_and_read(tmp_path):
+    path = tmp_path / "new" / "a.json"
+    classbin.write_json(path, {"name": "Ångström", "list": [1, 2.5, None]})
+    assert "Ångström" in path.read_text(encoding="utf-8")
+    assert classbin.read_json(path, "") == {"name": "Ångström", "list": [1, 2.5, None]}
+
+
+class Script:
+    """A script that writes two files and a record, as the real ones do."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.good, self.bad = folder / "good.star", folder / "bad.star"
+        self.good.write_text("good")
+        self.bad.write_text("bad")
+        self.record = folder / "bin" / "run_x.json"
+        self.outputs = [folder / "bin" / name for name in ("sub/deep/one.txt", "two.txt")]
+
+    def run(self, options=OPTIONS, clear=False, outputs=None, **inputs):
+        return Run(self.record, {"good": self.good, "bad": self.bad, **inputs}, options, clear)
+
+    def write(self, finish=True, outputs=None, **kwargs):
+        """Do what is missing; return the names of the files written."""
+        outputs = outputs or self.outputs
+        run = self.run(**kwargs)
+        if run.finished(outputs):
+            return None
+        run.begin(outputs)
+        missing = [path for path in outputs if not path.exists()]
+        for path in missing:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("made")
+        if finish:
+            run.finish({"files": len(outputs)})
+        return [path.name for path in missing]
+
+    def there(self):
+        return sorted(
+            str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file()
+        )
+
+
+@pytest.fixture
+def script(tmp_path):
+    return Script(tmp_path)
+
+
+def test_the_record_of_a_run(script):
+    script.write(finish=False)
+    record = json.loads(script.record.read_text())
+    assert (record["state"], record["counts"]) == ("unfinished", {})
+    script.run().begin(script.outputs)
+    script.write()
+    record = json.loads(script.record.read_text())
+    assert (record["script"], record["version"]) == ("x", __version__)
+    assert (record["state"], record["counts"]) == ("finished", {"files": 2})
+    assert record["options"] == {**OPTIONS, "kinds": ["a", "b"]}
+    assert record["outputs"] == ["sub/deep/one.txt", "two.txt"]
+    assert record["inputs"]["good"]["path"] == str(script.good)
+    assert record["written"].endswith("+00:00") and record["seconds"] >= 0
+
+
+def test_the_same_again_does_nothing(script):
+    assert script.write() == ["one.txt", "two.txt"]
+    before = script.record.read_bytes()
+    assert script.write() is None
+    assert script.record.read_bytes() == before
+
+
+def test_what_is_missing_is_done_and_the_rest_kept(script):
+    script.write(finish=False)
+    script.outputs[0].write_text("kept")
+    assert script.write() == []
+    script.outputs[1].unlink()
+    assert script.write() == ["two.txt"]
+    assert script.outputs[0].read_text() == "kept"
+
+
+def test_a_longer_list_goes_on(script):
+    script.write()
+    more = [*script.outputs, script.folder / "bin" / "three.txt"]
+    assert script.write(outputs=more) == ["three.txt"]
+    assert json.loads(script.record.read_text())["outputs"][-1] == "three.txt"
+
+
+def test_the_same_content_under_another_path_is_the_same(script):
+    script.write()
+    copy = script.folder / "copy.star"
+    copy.write_text("good")
+    assert script.write(good=copy) is None
+
+
+def different(script, what):
+    return (
+        f"{script.record}: an earlier run had {what}; "
+        "-c clears what it wrote and starts anew, --o DIR writes elsewhere"
+    )
+
+
+@pytest.mark.parametrize("finish", [True, False])
+@pytest.mark.parametrize(
+    "options, difference",
+    [
+        ({**OPTIONS, "size": 48}, "size 64, this one has 48"),
+        ({**OPTIONS, "more": "x"}, "more None, this one has x"),
+        ({"size": 64, "seed": 0, "share": 0.2}, "kinds ['a', 'b'], this one has None"),
+    ],
+)
+def test_other_options_are_refused(script, finish, options, difference):
+    script.write(finish)
+    before = script.there(), script.record.read_bytes()
+    assert error(script.run, options) == different(script, difference)
+    assert (script.there(), script.record.read_bytes()) == before
+
+
+def test_another_input_is_refused(script):
+    script.write()
+    with pytest.raises(ApbcError) as caught:
+        script.run(good=script.bad)
+    assert str(caught.value) == different(script, f"good {script.good}, this one has {script.bad}")
+    with pytest.raises(ApbcError) as caught:
+        script.run(bad=None)
+    assert str(caught.value) == different(script, f"bad {script.bad}, this one has none")
+    with pytest.raises(ApbcError) as caught:
+        script.run(more=script.bad)
+    assert str(caught.value) == different(script, f"more none, this one has {script.bad}")
+
+
+def test_another_content_is_refused(script):
+    script.write()
+    script.good.write_text("other")
+    assert error(script.run) == different(script, f"another content of {script.good}")
+
+
+def test_clear_removes_what_is_in_the_record_and_nothing_else(script):
+    script.write()
+    for name in ("bin/mine.txt", "bin/sub/mine.txt"):
+        (script.folder / name).write_text("mine")
+    script.run({"size": 48}, clear=True)
+    assert script.there() == ["bad.star", "bin/mine.txt", "bin/sub/mine.txt", "good.star"]
+    assert not (script.folder / "bin/sub/deep").exists()
+    assert script.write(options={"size": 48}) == ["one.txt", "two.txt"]
+
+
+def test_clear_leaves_no_empty_folders(script):
+    script.write()
+    script.outputs[1].unlink()  # gone already
+    script.run(clear=True)
+    assert [path.name for path in (script.folder / "bin").iterdir()] == []
+
+
+def test_clear_of_nothing_is_no_fault(script):
+    assert script.write(clear=True) == ["one.txt", "two.txt"]
+
+
+def test_a_foreign_file_is_refused(script):
+    foreign = script.outputs[1]
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("mine")
+    assert error(script.write) == (
+        f"{foreign}: already there, and not written by the run in run_x.json; "
+        "move it away, or use --o DIR to write elsewhere"
+    )
+    assert script.there() == ["bad.star", "bin/two.txt", "good.star"]
+    assert error(script.run().begin, script.outputs).startswith(f"{foreign}: already there")
+
+
+def test_undo_removes_what_was_written_and_the_record(script):
+    script.write(finish=False)
+    run = script.run()
+    run.begin(script.outputs)
+    run.undo()
+    assert script.there() == ["bad.star", "good.star"]
+
+
+@pytest.mark.parametrize("clear", [True, False])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", "damaged; remove it and run the script again"),
+        ("{}", "not the record of a run; remove it and run the script again"),
+        ("[1]", "not the record of a run; remove it and run the script again"),
+        (
+            '{"inputs": {}, "options": {}, "outputs": null, "state": "finished"}',
+            "not the record of a run; remove it and run the script again",
+        ),
+    ],
+)
+def test_a_damaged_record_is_refused(script, clear, content, message):
+    script.record.parent.mkdir()
+    script.record.write_text(content)
+    assert error(script.run, OPTIONS, clear) == f"{script.record}: {message}"
+    assert script.record.read_text() == content
