@@ -269,12 +269,14 @@ class Run:
         """Remove outputs, folders that this leaves empty, and the record."""
         folder = self.record.parent
         for name in names:
-            (folder / name).unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                (folder / name).unlink()
         emptied = {parent for name in names for parent in Path(name).parents} - {Path()}
         for parent in sorted(emptied, key=lambda path: len(path.parts), reverse=True):
             with contextlib.suppress(OSError):
                 (folder / parent).rmdir()
-        self.record.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            self.record.unlink()
 
 
 def _read_record(path):

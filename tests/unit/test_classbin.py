@@ -57,6 +57,17 @@ def test_read_json_refuses(tmp_path, content, message):
     assert error(classbin.read_json, path, "gen_data.py") == f"{path}: {message}"
 
 
+@pytest.mark.parametrize("content", ["[]", "{}", '{"window_px": 64}', "3"])
+def test_a_record_without_what_it_must_hold_is_damaged(tmp_path, content):
+    for name, read in (
+        ("dataset.json", classbin.read_dataset_record),
+        ("model.json", lambda path: classbin.read_model_record(path.with_suffix(".h5"))),
+    ):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ApbcError, match=f"{name}: damaged"):
+            read(tmp_path / name)
+
+
 def test_json_written_and_read(tmp_path):
     path = tmp_path / "new" / "a.json"
     classbin.write_json(path, {"name": "Ångström", "list": [1, 2.5, None]})
@@ -76,21 +87,24 @@ class Script:
         self.outputs = [folder / "bin" / name for name in ("sub/deep/one.txt", "two.txt")]
 
     def run(self, options=OPTIONS, clear=False, outputs=None, **inputs):
-        return Run(self.record, {"good": self.good, "bad": self.bad, **inputs}, options, clear)
+        inputs = {"good": self.good, "bad": self.bad, **inputs}
+        return Run(self.record, self.folder, inputs, options, clear)
 
-    def write(self, finish=True, outputs=None, **kwargs):
+    def write(self, finish=True, outputs=None, folders=(), fail=None, **kwargs):
         """Do what is missing; return the names of the files written."""
         outputs = outputs or self.outputs
         run = self.run(**kwargs)
         if run.finished(outputs):
             return None
-        run.begin(outputs)
-        missing = [path for path in outputs if not path.exists()]
-        for path in missing:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("made")
-        if finish:
-            run.finish({"files": len(outputs)})
+        with run.writing(outputs, folders):
+            missing = [path for path in outputs if not path.exists()]
+            for path in missing:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("made")
+            if fail:
+                raise fail
+            if finish:
+                run.finish({"files": len(outputs)})
         return [path.name for path in missing]
 
     def there(self):
@@ -108,14 +122,13 @@ def test_the_record_of_a_run(script):
     script.write(finish=False)
     record = json.loads(script.record.read_text())
     assert (record["state"], record["counts"]) == ("unfinished", {})
-    script.run().begin(script.outputs)
     script.write()
     record = json.loads(script.record.read_text())
     assert (record["script"], record["version"]) == ("x", __version__)
     assert (record["state"], record["counts"]) == ("finished", {"files": 2})
     assert record["options"] == {**OPTIONS, "kinds": ["a", "b"]}
     assert record["outputs"] == ["sub/deep/one.txt", "two.txt"]
-    assert record["inputs"]["good"]["path"] == str(script.good)
+    assert record["inputs"]["good"]["path"] == "good.star"
     assert record["written"].endswith("+00:00") and record["seconds"] >= 0
 
 
@@ -176,36 +189,37 @@ def test_another_input_is_refused(script):
     script.write()
     with pytest.raises(ApbcError) as caught:
         script.run(good=script.bad)
-    assert str(caught.value) == different(script, f"good {script.good}, this one has {script.bad}")
+    assert str(caught.value) == different(script, "good good.star, this one has bad.star")
     with pytest.raises(ApbcError) as caught:
         script.run(bad=None)
-    assert str(caught.value) == different(script, f"bad {script.bad}, this one has none")
+    assert str(caught.value) == different(script, "bad bad.star, this one has none")
     with pytest.raises(ApbcError) as caught:
         script.run(more=script.bad)
-    assert str(caught.value) == different(script, f"more none, this one has {script.bad}")
+    assert str(caught.value) == different(script, "more none, this one has bad.star")
 
 
 def test_another_content_is_refused(script):
     script.write()
     script.good.write_text("other")
-    assert error(script.run) == different(script, f"another content of {script.good}")
+    assert error(script.run) == different(script, "another content of good.star")
 
 
 def test_clear_removes_what_is_in_the_record_and_nothing_else(script):
     script.write()
     for name in ("bin/mine.txt", "bin/sub/mine.txt"):
         (script.folder / name).write_text("mine")
-    script.run({"size": 48}, clear=True)
-    assert script.there() == ["bad.star", "bin/mine.txt", "bin/sub/mine.txt", "good.star"]
+    other = [script.folder / "bin" / "other.txt"]
+    assert script.write(options={"size": 48}, clear=True, outputs=other) == ["other.txt"]
+    mine = ["bin/mine.txt", "bin/other.txt", "bin/run_x.json", "bin/sub/mine.txt"]
+    assert script.there() == ["bad.star", *mine, "good.star"]
     assert not (script.folder / "bin/sub/deep").exists()
-    assert script.write(options={"size": 48}) == ["one.txt", "two.txt"]
 
 
-def test_clear_leaves_no_empty_folders(script):
+def test_clear_waits_until_the_writing_begins(script):
     script.write()
-    script.outputs[1].unlink()  # gone already
-    script.run(clear=True)
-    assert [path.name for path in (script.folder / "bin").iterdir()] == []
+    before = script.there()
+    assert not script.run({"size": 48}, clear=True).finished(script.outputs)
+    assert script.there() == before
 
 
 def test_clear_of_nothing_is_no_fault(script):
@@ -221,15 +235,42 @@ def test_a_foreign_file_is_refused(script):
         "move it away, or use --o DIR to write elsewhere"
     )
     assert script.there() == ["bad.star", "bin/two.txt", "good.star"]
-    assert error(script.run().begin, script.outputs).startswith(f"{foreign}: already there")
 
 
-def test_undo_removes_what_was_written_and_the_record(script):
-    script.write(finish=False)
-    run = script.run()
-    run.begin(script.outputs)
-    run.undo()
-    assert script.there() == ["bad.star", "good.star"]
+@pytest.mark.parametrize("clear", [True, False])
+def test_a_foreign_file_in_a_folder_is_refused_and_nothing_cleared(script, clear):
+    script.write()
+    foreign = script.folder / "bin/sub/deep/mine.txt"
+    foreign.write_text("mine")
+    before = script.there()
+    three = [*script.outputs, script.folder / "bin/three.txt"]
+    with pytest.raises(ApbcError, match="mine.txt: already there"):
+        script.write(outputs=three, clear=clear, folders=[foreign.parent])
+    assert script.there() == before
+
+
+@pytest.mark.parametrize("fault", [ApbcError("NaN"), OSError("full")])
+def test_a_failed_run_takes_back_what_it_wrote(script, fault):
+    with pytest.raises(type(fault)):
+        script.write(fail=fault)
+    assert [path.name for path in sorted(script.folder.iterdir())] == ["bad.star", "good.star"]
+
+
+def test_a_failed_run_keeps_what_an_earlier_one_wrote(script):
+    script.write()
+    before = script.there(), script.record.read_bytes()
+    with pytest.raises(OSError):
+        script.write(outputs=[*script.outputs, script.folder / "bin/3.txt"], fail=OSError("full"))
+    assert script.there() == before[0]
+    record = json.loads(script.record.read_text())
+    assert record["outputs"] == ["sub/deep/one.txt", "two.txt"] and record["state"] == "finished"
+
+
+def test_an_interrupted_run_leaves_what_it_has(script):
+    with pytest.raises(KeyboardInterrupt):
+        script.write(fail=KeyboardInterrupt())
+    assert script.write() == []
+    assert json.loads(script.record.read_text())["state"] == "finished"
 
 
 @pytest.mark.parametrize("clear", [True, False])
@@ -237,8 +278,8 @@ def test_undo_removes_what_was_written_and_the_record(script):
     "content, message",
     [
         ("{", "damaged; remove it and run the script again"),
-        ("{}", "not the record of a run; remove it and run the script again"),
-        ("[1]", "not the record of a run; remove it and run the script again"),
+        ("{}", "damaged; remove it and run the script again"),
+        ("[1]", "damaged; remove it and run the script again"),
         (
             '{"inputs": {}, "options": {}, "outputs": null, "state": "finished"}',
             "not the record of a run; remove it and run the script again",
