@@ -96,6 +96,14 @@ def naive_windows(folder, out):
             Image.fromarray(window).save(out / kind / f"{row:06d}.png")
 
 
+def bench_help(runs):
+    """How soon --help answers."""
+    for script in ("gen_data", "gen_model", "gen_grid", "gen_picks", "show_picks"):
+        command = (ROOT / f"{script}.py", "--help")
+        seconds = statistics.median(peak(*command)[1] for _ in range(runs))
+        print(f"{script} --help: {seconds:.2f} s (bound: 0.3)", flush=True)
+
+
 def bench_data(folder, count, runs):
     """gen_data's whole work against the naive loop."""
     fresh = iter(range(10**6))
@@ -241,6 +249,7 @@ def main(argv=None) -> int:
     parser.add_argument("--rows", type=int, default=1_000_000, help="of the long list")
     args = parser.parse_args(argv)
     network.keras()
+    bench_help(args.runs)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_project(folder, args.particles)
