@@ -619,7 +619,12 @@ def test_a_stopped_process_is_continued_to_the_same_end(
     command = [sys.executable, ROOT / f"{script}.py", *options]
     folder = project / "ClassBin"
     process = subprocess.Popen(
-        command, cwd=project.path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        cwd=project.path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        # what runs in a shell's background inherits that Ctrl-C is ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while len(list(folder.glob(pattern))) < 20 and process.poll() is None:
