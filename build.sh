@@ -96,9 +96,11 @@ install() {
     fi
     "$python" -m pip install --requirement <(requirements)
     [ "$variant" != gpu ] || link_cuda_libraries
-    TF_CPP_MIN_LOG_LEVEL=3 "$python" -c '
+    local said  # TensorFlow is talkative when it starts
+    said=$("$python" -c '
 import h5py, matplotlib.pyplot, mrcfile, pandas, PIL, scipy, sklearn, tensorflow, tqdm
-print("TensorFlow", tensorflow.__version__, "sees", len(tensorflow.config.list_physical_devices("GPU")), "GPU(s)")'
+print("TensorFlow", tensorflow.__version__, "sees", len(tensorflow.config.list_physical_devices("GPU")), "GPU(s)")' 2>&1) || die "TensorFlow or a library does not start: $said"
+    echo "$said" | tail -n 1
 }
 
 # A text in single quotes for sh, whatever is in it.
@@ -138,7 +140,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --cpu) wanted=cpu ;;
     --gpu) wanted=gpu ;;
-    --launchers) launchers=${2:?is missing after --launchers} && shift ;;
+    --launchers) [ -n "${2-}" ] || die "--launchers: a folder is expected"; launchers=$2 && shift ;;
     -h | --help) sed -n '3,/^$/ s/^# \{0,1\}//p' "$here/build.sh" && exit ;;
     *) die "$1: no such option; see bash build.sh --help" ;;
     esac
@@ -151,6 +153,7 @@ target=$here/.venv
 python=$target/bin/python
 
 if [ -n "$launchers" ]; then
+    right_version "${PYTHON:-$python}" || die "no Python at ${PYTHON:-$python}; run bash build.sh first"
     write_launchers "$launchers" "$("${PYTHON:-$python}" -c 'import sys; print(sys.executable)')"
     exit
 fi

@@ -20,7 +20,6 @@ TEST_SHARE = 0.2
 FEWEST = 10  # particles of a class
 TOLERANCE = 0.01  # by which boxes and pixel sizes in A may differ
 CHUNK = 1 << 24  # pixels conditioned at a time
-PROVEN = 0.5  # correlation of a window cut anew with the one in the stack
 
 
 def build_parser():
@@ -47,7 +46,7 @@ def build_parser():
         "--micrographs",
         type=cli.ProjectFile,
         metavar="STAR",
-        help="the micrographs, to prove coordinates and contrast (default: the Extract job's)",
+        help="the micrographs, to check coordinates and contrast (default: the Extract job's)",
     )
     parser.add_argument(
         "--size",
@@ -94,7 +93,7 @@ def generate(project, starred, micrographs_star, size, seed, out, clear):
         return
     record = {
         **scale_record(box, size),
-        "contrast": prove(project, lists["good"], micrographs_star),
+        "contrast": check_contrast(project, lists, micrographs_star),
         "source": "stack",
         **{kind: os.path.relpath(path, project) for kind, path in starred.items()},
         "split": "random by class",
@@ -265,72 +264,28 @@ def write_stack(path, windows, size):
     stack.close()
 
 
-def prove(project, particles, micrographs_star):
-    """Cut some windows from the micrographs and hold them against the stacks.
+def check_contrast(project, lists, micrographs_star):
+    """Print how each list's contrast compares with the micrographs; return 1, -1 or None.
 
-    Returns
-    -------
-    int or None
-        1 where the stacks have the micrographs' contrast, -1 where it is inverted, None where the
-        micrographs can't be read or nothing fits.
+    Raises
+    ------
+    ApbcError
+        If one list is inverted and the other not: the network would learn that.
     """
-    import numpy as np
+    from apbc_common import contrast
 
-    from apbc_common import relion
-
-    star = micrographs_star or relion.extract_micrographs(project, particles.stacks[0])
-    if star is None or particles.xy is None or particles.micrograph is None:
-        print("contrast: unknown (no micrographs: give -m MICROGRAPHS.star to have it checked)")
-        return None
-    try:
-        found = correlations(project, particles, star)
-    except (ApbcError, OSError) as err:
-        if micrographs_star:
-            raise
-        cli.warn(f"contrast not checked: {cli.explain(err)}")
-        return None
-    if not len(found):
-        cli.warn(f"contrast not checked: no micrograph of the particles is in {star}, or readable")
-        return None
-    middle = float(np.median(found))
-    cut = f"{len(found)} windows cut anew from the micrographs, median correlation {middle:.2f}"
-    if abs(middle) < PROVEN:
-        cli.warn(
-            f"{cut}: coordinates, box or pixel size are not what the lists say; "
-            "go on only if the stacks were changed after extraction"
+    found = {kind: contrast.measure(project, lists[kind], micrographs_star) for kind in lists}
+    for kind, evidence in found.items():
+        print(f"{kind}: contrast {evidence}")
+    signs = {evidence.sign for evidence in found.values()} - {None}
+    if len(signs) > 1:
+        raise ApbcError(
+            f"{lists['bad'].block.path}: contrast {found['bad']}; {lists['good'].block.path}: "
+            f"{found['good']}: extract both lists alike"
         )
-        return None
-    print(f"contrast: {'as in' if middle > 0 else 'inverted from'} the micrographs ({cut})")
-    return 1 if middle > 0 else -1
-
-
-def correlations(project, particles, star, micrographs=5, each=4):
-    """Correlate windows cut anew with those of the stacks; shape (up to micrographs * each,)."""
-    import numpy as np
-
-    from apbc_common import images, mrc, relion
-
-    listed = relion.read_micrographs(star)
-    apix = dict(zip(listed.names, listed.apix, strict=True))
-    known = [
-        i
-        for i, name in enumerate(particles.micrographs)
-        if apix.get(name) and (Path(project) / name).is_file()
-    ]
-    found = []
-    for index in known[:: max(1, len(known) // micrographs)][:micrographs]:
-        name = particles.micrographs[index]
-        picture = mrc.image(Path(project) / name)
-        for row in np.flatnonzero(particles.micrograph == index)[:each]:
-            optics = particles.optics[particles.group[row]]
-            box = 2 * round(optics.box_angst / apix[name] / 2)
-            anew = images.extract(picture, particles.xy[row], box, optics.box, invert=False)[0]
-            stack = mrc.Stack(Path(project) / particles.stacks[particles.stack[row]])
-            kept = stack.read([particles.section[row]])[0]
-            stack.close()
-            if not any(images.faults(np.stack([kept, anew]))):
-                found.append(np.corrcoef(anew.ravel(), kept.ravel())[0, 1])
-    return np.array(found)
+    if not signs:
+        cli.warn("the contrast is unknown; make sure that both lists were extracted alike")
+    return signs.pop() if signs else None
 
 
 def summary(classbin, counts):

@@ -98,10 +98,13 @@ def generate(project, data, out, epochs, batch, seed, clear):
         parts = divide(windows, seed)
         model, log = train(parts, dataset["window_px"], epochs, batch, seed)
         results = {part: evaluate(model, parts[part], batch) for part in parts}
-        write_model(target, model, dataset, best_threshold(results["validation"]), options)
+        threshold = best_threshold(results["validation"])
+        write_model(target, model, dataset, threshold, options)
         write_json(target.training_log, log)
         report(project, target, results, log)
         run.finish({part: len(results[part]["label"]) for part in parts})
+    print(f"best F1 on the validation part from probability {threshold:g}; the table is at 0.5")
+    print(f"model, results and picture -> {target.folder}")
 
 
 def test(project, data, model_file, out, batch):
@@ -113,12 +116,15 @@ def test(project, data, model_file, out, batch):
     path = model_file or ClassBin(project).model
     record = read_model_record(path)
     check_same_windows(path, record["dataset"], dataset)
+    if record["dataset"] != dataset:
+        cli.warn(f"{path}: trained with another data set; it may have seen these test windows")
     model = network.load_model(path, dataset["window_px"])
     parts = divide(windows, record["options"]["seed"])
     results = {part: evaluate(model, parts[part], batch) for part in parts}
     log_file = Path(path).with_name(target.training_log.name)
     log = read_json(log_file, "gen_model.py") if log_file.exists() else {}
     report(project, target, results, log)
+    print(f"results and picture -> {target.folder}")
 
 
 def check_same_windows(path, taught, dataset):
@@ -128,7 +134,7 @@ def check_same_windows(path, taught, dataset):
         or abs(taught["window_angst"] / dataset["window_angst"] - 1) > 0.01
     ):
         raise ApbcError(
-            f"{path}: taught with windows of {taught['window_px']} px, "
+            f"{path}: trained with windows of {taught['window_px']} px, "
             f"{taught['window_angst']:.1f} A; these have {dataset['window_px']} px, "
             f"{dataset['window_angst']:.1f} A"
         )
@@ -274,7 +280,13 @@ def train(parts, size, epochs, batch, seed):
         verbose=0,
     )
     log = {name: [float(value) for value in values] for name, values in history.history.items()}
+    print(f"{len(log['loss'])} epochs; kept is number {best_epoch(log)}, by validation loss")
     return model, log
+
+
+def best_epoch(log):
+    """Return the number, from 1, of the epoch whose weights were kept."""
+    return min(range(len(log["val_loss"])), key=log["val_loss"].__getitem__) + 1
 
 
 def epoch_lines(keras, epochs):
@@ -289,9 +301,9 @@ def epoch_lines(keras, epochs):
             spent = time.monotonic() - self.start
             left = spent / (epoch + 1) * (epochs - epoch - 1)
             cli.status(
-                f"epoch {epoch + 1}/{epochs} loss {logs['loss']:.4f} "
-                f"accuracy {logs['accuracy']:.4f} validation {logs['val_loss']:.4f} "
-                f"{logs['val_accuracy']:.4f} {spent:.0f} s, at most {left:.0f} s left"
+                f"{epoch + 1}/{epochs} loss {logs['loss']:.3f} val {logs['val_loss']:.3f} "
+                f"accuracy {logs['accuracy']:.3f} val {logs['val_accuracy']:.3f} "
+                f"{spent:.0f}s<{left:.0f}s"
             )
 
         def on_train_end(self, logs=None):
@@ -367,11 +379,13 @@ def report(project, target, results, log):
     write_json(target.testing_results, rows)
     table = {part: figures(result) for part, result in results.items()}
     draw(target.training_picture, table, log)
-    print(" ".join(f"{name:>10}" for name in ("", *table["testing"])))
+    print(" " * 10, *(f"{name:>6}" for name in table["testing"]))
     for part, row in table.items():
-        cells = (f"{v:10.4f}" if isinstance(v, float) else f"{v:10d}" for v in row.values())
+        cells = (
+            f"{value:{max(6, len(name))}{'.4f' if isinstance(value, float) else 'd'}}"
+            for name, value in row.items()
+        )
         print(f"{part:>10}", *cells)
-    print(f"model, results and picture -> {target.folder}")
 
 
 def figures(result, threshold=0.5):
@@ -408,7 +422,7 @@ def draw(path, table, log):
             values = log.get(name, [])
             axes.plot(range(1, len(values) + 1), values, label=label)
         if "val_loss" in log:
-            best = min(range(len(log["val_loss"])), key=log["val_loss"].__getitem__) + 1
+            best = best_epoch(log)
             axes.axvline(best, color="grey", lw=0.8, ls=":", label=f"kept: epoch {best}")
         axes.set(title=metric, xlabel="epoch")
         axes.legend()

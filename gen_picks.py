@@ -28,7 +28,7 @@ def build_parser():
         type=cli.ProjectFile,
         required=True,
         metavar="STAR",
-        help="the particles, extracted with the box that the model was taught with",
+        help="the particles, extracted with the box that the model was trained with",
     )
     parser.add_argument(
         "--model",
@@ -54,7 +54,7 @@ def build_parser():
         "--micrographs",
         type=cli.ProjectFile,
         metavar="STAR",
-        help="for --min-distance: the micrographs, for their pixel size "
+        help="the micrographs, to check the contrast, and for --min-distance "
         "(default: the Extract job's)",
     )
     parser.add_argument(
@@ -77,6 +77,7 @@ def generate(project, star, model_file, threshold, min_distance, micrographs, ba
     record = read_model_record(model_file)
     particles = relion.read_particles(project, star)
     check_box(particles, model_file, record["dataset"])
+    check_contrast(project, particles, micrographs, model_file, record["dataset"])
     apart = distances_px(project, particles, micrographs, min_distance)
     model = network.load_model(model_file, record["dataset"]["window_px"])
     run = Run(
@@ -100,6 +101,8 @@ def generate(project, star, model_file, threshold, min_distance, micrographs, ba
         classbin.scores.unlink()
         counts = {name: int(keep[name].sum()) for name in lists}
         run.finish({"particles": len(particles), **counts})
+    if apart and counts["unique"] == counts["true"]:
+        cli.warn(f"--min-distance {min_distance:g}: no two true windows are nearer than that")
     unique = f", {counts['unique']} unique ({min_distance:g} A apart)" if min_distance else ""
     print(
         f"{len(particles)} particles: {counts['true']} true (from {threshold:g}), "
@@ -108,15 +111,29 @@ def generate(project, star, model_file, threshold, min_distance, micrographs, ba
 
 
 def check_box(particles, model_file, taught):
-    """Raise ApbcError if a kind of image has another box, in A, than the model was taught with."""
+    """Raise ApbcError if a kind of image has another box, in A, than the model was trained with."""
     for group in sorted(set(particles.group.tolist())):
         optics = particles.optics[group]
         if abs(optics.box_angst / taught["box_angst"] - 1) > TOLERANCE:
             raise ApbcError(
                 f"{particles.block.path}: the box is {optics.box_angst:.1f} A "
-                f"({optics.box} px of {optics.apix:.4g} A), {model_file} was taught with "
+                f"({optics.box} px of {optics.apix:.4g} A), {model_file} was trained with "
                 f"{taught['box_angst']:.1f} A; extract with that box or train anew"
             )
+
+
+def check_contrast(project, particles, micrographs_star, model_file, taught):
+    """Raise ApbcError if the windows' contrast is known, and is not that of the model's."""
+    from apbc_common import contrast
+
+    if taught.get("contrast") is None:
+        return
+    found = contrast.measure(project, particles, micrographs_star)
+    if found.sign not in (None, taught["contrast"]):
+        raise ApbcError(
+            f"{particles.block.path}: contrast {found}, not as in the windows that {model_file} "
+            "was trained with; extract with that contrast"
+        )
 
 
 def distances_px(project, particles, micrographs_star, min_distance):

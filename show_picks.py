@@ -64,12 +64,25 @@ def show(project, image, star, binfactor, box, out):
     xy, scores = relion.read_coordinates(star, name)
     box = box or box_of(project, star, image, binfactor)
     picture = mrc.image(image)
-    target = ClassBin(project, out).picture(relion.rest(name), Path(star).stem.rpartition("_")[2])
+    classbin = ClassBin(project, out)
+    target = classbin.picture(relion.rest(name), name_of(project, star, classbin.folder))
     outside = ((xy < 0) | (xy >= picture.shape[::-1])).any(axis=1)
     if outside.any():
         cli.warn(f"{star}: {outside.sum()} of {len(xy)} picks lie outside {name}")
-    draw(target, picture, xy, box, f"{name}   {Path(star).name}: {len(xy)} picks")
+    draw(target, picture, xy, box, f"{name}   {os.path.relpath(star, project)}: {len(xy)} picks")
     print(f"{len(xy)} picks, {outside.sum()} of them outside, circles of {box:.0f} px -> {target}")
+
+
+def name_of(project, star, pictures):
+    """Return what tells a list's picture from that of another: 'true' for particles_true.star.
+
+    Lists that lie elsewhere than the pictures get their folder's name in front.
+    """
+    last, folder = Path(star).stem.rpartition("_")[2], Path(star).resolve().parent
+    for home in (pictures.resolve(), ClassBin(project).folder.resolve()):
+        if folder.is_relative_to(home):
+            return last
+    return "_".join([*Path(os.path.relpath(folder, project)).parts, last])
 
 
 def box_of(project, star, image, binfactor):
@@ -134,7 +147,7 @@ def draw(target, picture, xy, box, title):
     ny, nx = (length // factor * factor for length in picture.shape)
     small = picture[:ny, :nx].reshape(ny // factor, factor, nx // factor, factor).mean(axis=(1, 3))
     low, high = np.percentile(small, PERCENTILES)
-    caption = 24
+    caption = 40
     width, height = small.shape[1], small.shape[0] + caption
     figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, small.shape[0] / height))
@@ -156,7 +169,7 @@ def draw(target, picture, xy, box, title):
     )
     axes.set(xlim=edges[:2], ylim=edges[2:])
     axes.axis("off")
-    figure.text(0.005, 1 - caption / 2 / height, title, va="center", fontsize=9)
+    figure.text(0.005, 1 - caption / 2 / height, title, va="center", fontsize=16)
     with files.atomic(target) as part:
         figure.savefig(part)
     plt.close(figure)

@@ -173,6 +173,7 @@ class Run:
             },
             "options": options,
         }
+        self._inputs = {os.path.realpath(path) for path in inputs.values() if path is not None}
         self._clear = clear
         self._earlier = _read_record(record) if record.exists() else None
         if self._earlier and not clear:
@@ -213,6 +214,7 @@ class Run:
         """
         known = self._earlier["outputs"] if self._earlier else []
         names = [str(path.relative_to(self.record.parent)) for path in outputs]
+        self._check_inputs(known + names)
         self._check_foreign(names, set(known), folders)
         if self._clear and known:
             self._remove(known)
@@ -234,7 +236,15 @@ class Run:
 
     def finish(self, counts):
         """Write the record as finished; ``counts`` says what went in, came out, was skipped."""
+        folder = self.record.parent
+        self._outputs = [name for name in self._outputs if (folder / name).exists()]
         self._write("finished", counts)
+
+    def _check_inputs(self, names):
+        for name in names:
+            path = self.record.parent / name
+            if os.path.realpath(path) in self._inputs:
+                raise ApbcError(f"{path}: it would be overwritten, and is read; use --o DIR")
 
     def _check_foreign(self, names, known, folders):
         folder = self.record.parent
@@ -289,19 +299,21 @@ def _read_record(path):
 
 
 def _difference(earlier, wanted):
-    """Name the first difference between an earlier run's inputs and options and this one's."""
+    """Name what differs between an earlier run's inputs and options and this one's."""
+    found = []
     was, now = earlier["inputs"], wanted["inputs"]
     for name in sorted(was.keys() | now.keys()):
         old, new = was.get(name), now.get(name)
         if (old or {}).get("sha256") != (new or {}).get("sha256"):
             if old and new and old["path"] == new["path"]:
-                return f"another content of {new['path']}"
-            return f"{name} {old['path'] if old else 'none'}, this one has {_path(new)}"
+                found.append(f"another content of {new['path']}")
+            else:
+                found.append(f"{name} {_path(old)}, this one has {_path(new)}")
     old, new = earlier["options"], json.loads(json.dumps(wanted["options"]))
     for name in sorted(old.keys() | new.keys()):
         if old.get(name) != new.get(name):
-            return f"{name} {old.get(name)}, this one has {new.get(name)}"
-    return None
+            found.append(f"{name} {old.get(name)}, this one has {new.get(name)}")
+    return "; ".join(found)
 
 
 def _path(entry):

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from . import ApbcError
 
+COUNTS = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"  # tqdm's fields
+
 
 class ProjectFile(str):
     """A file as the user named it, relative to the project; `parse` makes it a path."""
@@ -58,10 +60,11 @@ def number(text, kind, good, wanted):
     return value
 
 
-def parser(prog, doc) -> argparse.ArgumentParser:
+def parser(prog, doc, out="ClassBin") -> argparse.ArgumentParser:
     """Return a parser with what every script has; ``doc`` is the script's docstring.
 
-    Its first line becomes the description, all after the first blank line the epilogue.
+    Its first line becomes the description, all after the first blank line the epilogue; ``out`` is
+    where the script writes by default.
     """
     title, _, rest = doc.partition("\n\n")
     result = argparse.ArgumentParser(
@@ -84,7 +87,7 @@ def parser(prog, doc) -> argparse.ArgumentParser:
         dest="out",
         type=ProjectFolder,
         metavar="DIR",
-        help="write into DIR (default: ClassBin)",
+        help=f"write into DIR (default: {out})",
     )
     return result
 
@@ -138,7 +141,7 @@ def run(prog, job, *args, **options) -> int:
         print(f"{prog}: error: {explain(err)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"{prog}: interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"{prog}: interrupted; run the same command again", file=sys.stderr)
         return 130
     return 0
 
@@ -175,7 +178,8 @@ def progress(items, unit, total=None, count=lambda item: 1):
 
     total = len(items) if total is None else total
     if sys.stderr.isatty():
-        with tqdm(total=total, unit=f" {unit}", dynamic_ncols=True, leave=False) as bar:
+        look = {"dynamic_ncols": True, "leave": False, "bar_format": f"{{l_bar}}{{bar}}| {COUNTS}"}
+        with tqdm(total=total, unit=f" {unit}", **look) as bar:
             for item in items:
                 yield item
                 bar.update(count(item))
@@ -186,10 +190,9 @@ def progress(items, unit, total=None, count=lambda item: 1):
         done += count(item)
         if total and 10 * done // total > tenths:
             tenths = 10 * done // total
-            line = tqdm.format_meter(
-                done, total, time.monotonic() - start, unit=f" {unit}", ncols=0
-            )
-            print(line, file=sys.stderr, flush=True)
+            spent = time.monotonic() - start
+            look = {"unit": f" {unit}", "bar_format": f"{{percentage:3.0f}}% {COUNTS}"}
+            print(tqdm.format_meter(done, total, spent, **look), file=sys.stderr, flush=True)
 
 
 def status(text):

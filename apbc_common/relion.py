@@ -97,6 +97,9 @@ def _table_and_optics(path, label, what):
     """Return the table with a column, and the optics table or None."""
     blocks = star.scan(path)
     found = [block for name, block in blocks.items() if label in block.labels and name != "optics"]
+    labels = {label for block in blocks.values() for label in block.labels}
+    if not found and MICROGRAPH in labels and not {X, IMAGE} & labels:
+        raise star.StarError(f"{path}: no column {label}; a list of micrographs, not a {what} list")
     if len(found) != 1:
         tables = ", ".join(f"data_{name}" for name in blocks)
         raise star.StarError(

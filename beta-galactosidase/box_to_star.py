@@ -39,9 +39,10 @@ PLACEHOLDERS = {
 
 def build_parser():
     """Return the parser of the command line."""
-    parser = cli.parser("box_to_star.py", __doc__)
-    parser.add_argument("--from", dest="source", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--apix", type=cli.positive, default=1.77, help="A a pixel (1.77)")
+    parser = cli.parser("box_to_star.py", __doc__, out="the project")
+    add = parser.add_argument
+    add("--from", dest="source", type=Path, required=True, metavar="DIR", help="files to convert")
+    add("--apix", type=cli.positive, default=1.77, metavar="A", help="a pixel (default: 1.77)")
     return parser
 
 
@@ -99,7 +100,7 @@ def main(argv=None) -> int:
     """Run the command line; return the exit code."""
     parser = build_parser()
     args = cli.parse(parser, argv)
-    return cli.run(parser.prog, convert, args.projpath, args.source, args.apix)
+    return cli.run(parser.prog, convert, args.out or args.projpath, args.source, args.apix)
 
 
 if __name__ == "__main__":

@@ -8,24 +8,26 @@ The pixels are those of relion_preprocess --extract --norm --invert_contrast (a 
 the list has the columns that the next steps and RELION's readers need.
 """
 
+import functools
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from apbc_common import ApbcError, cli
+from apbc_common import cli
 
 AT_ONCE = 200  # boxes
 
 
 def build_parser():
     """Return the parser of the command line."""
-    parser = cli.parser("extract.py", __doc__)
-    parser.add_argument("-i", "--imagestar", type=cli.ProjectFile, required=True, metavar="STAR")
-    parser.add_argument("--coord-dir", type=cli.ProjectFolder, required=True, metavar="DIR")
-    parser.add_argument("--coord-suffix", required=True, metavar="TEXT")
-    parser.add_argument("--box", type=cli.even, required=True, help="px of the micrograph")
-    parser.add_argument("--scale", type=cli.even, required=True, help="px of the particles")
+    parser = cli.parser("extract.py", __doc__, out="Extract")
+    add = functools.partial(parser.add_argument, required=True)
+    add("-i", "--imagestar", type=cli.ProjectFile, metavar="STAR", help="the micrographs")
+    add("--coord-dir", type=cli.ProjectFolder, metavar="DIR", help="of the coordinate files")
+    add("--coord-suffix", metavar="TEXT", help="of their names, such as _autopick.star")
+    add("--box", type=cli.even, metavar="PX", help="edge in pixels of the micrograph")
+    add("--scale", type=cli.even, metavar="PX", help="edge in pixels of the particles")
     return parser
 
 
@@ -36,8 +38,7 @@ def extract(project, micrographs_star, coord_dir, suffix, box, scale, out):
     from apbc_common import relion, star
 
     micrographs = relion.read_micrographs(micrographs_star)
-    if out is None:
-        raise ApbcError("--o DIR is needed: where the stacks and particles.star go")
+    out = out or project / "Extract"
     rows, apix = [], micrographs.apix[0]
     for name in cli.progress(micrographs.names, "micrographs"):
         picks = coord_dir / f"{relion.rest(name)}{suffix}"

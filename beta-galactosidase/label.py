@@ -9,6 +9,7 @@ wrong particles (--wrong). Results that rest on such labels must say so.
 """
 
 import csv
+import functools
 import sys
 from pathlib import Path
 
@@ -21,14 +22,16 @@ RADIUS = 0.3  # diameters
 
 def build_parser():
     """Return the parser of the command line."""
-    parser = cli.parser("label.py", __doc__)
-    parser.add_argument("-i", "--imagestar", type=cli.ProjectFile, required=True, metavar="STAR")
-    parser.add_argument("--truth", type=cli.ProjectFolder, required=True, metavar="DIR")
-    parser.add_argument("--diameter", type=cli.positive, required=True, metavar="A")
-    parser.add_argument("--apix", type=cli.positive, required=True, help="A a pixel")
-    parser.add_argument("--wrong", type=cli.probability, default=0.05, help="share (0.05)")
-    parser.add_argument("--labels", type=cli.positive_int, help="keep this many, at random")
-    parser.add_argument("--seed", type=cli.natural, default=0)
+    parser = cli.parser("label.py", __doc__, out="Select")
+    add = parser.add_argument
+    needed = functools.partial(add, required=True)
+    needed("-i", "--imagestar", type=cli.ProjectFile, metavar="STAR", help="the particles")
+    needed("--truth", type=cli.ProjectFolder, metavar="DIR", help="a CSV file a micrograph")
+    needed("--diameter", type=cli.positive, metavar="A", help="of the particle")
+    needed("--apix", type=cli.positive, metavar="A", help="a pixel of the micrographs")
+    add("--wrong", type=cli.probability, default=0.05, metavar="P", help="share (default: 0.05)")
+    add("--labels", type=cli.positive_int, metavar="N", help="keep so many (default: all)")
+    add("--seed", type=cli.natural, default=0, metavar="N", help="of the errors (default: 0)")
     return parser
 
 

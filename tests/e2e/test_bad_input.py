@@ -231,8 +231,7 @@ ROW = "000001@Extract/job005/Micrographs/sub0/mic_a.0.mrcs Micrographs/sub0/mic_
         "no particle table",
         "gen_data",
         ("-g", MICROGRAPHS, "-b", BAD),
-        f"{{p}}/{MICROGRAPHS}: 0 particle tables (with a column rlnImageName) among data_optics, "
-        "data_micrographs, expected 1",
+        f"{{p}}/{MICROGRAPHS}: no column rlnImageName; a list of micrographs, not a particle list",
     ),
     Case(
         "no micrograph table",
@@ -514,13 +513,65 @@ def test_both_kinds_of_images_are_printed_before_they_are_refused(project, capsy
 def test_coordinates_that_fit_no_micrograph_are_warned_of(project, capsys):
     edit(MICROGRAPHS, f"2.7 0.1 {APIX}", "2.7 0.1 3.0")(project)
     assert project.call("gen_data", *DATA) == 0
-    warning = capsys.readouterr().err.splitlines()[0]
-    assert warning.startswith("warning: 12 windows cut anew from the micrographs, median corr")
-    assert warning.endswith(
-        ": coordinates, box or pixel size are not what the lists say; go on only if the stacks "
-        "were changed after extraction"
+    out, err = capsys.readouterr()
+    assert out.splitlines()[2].startswith("good: contrast unknown (12 windows cut anew from the ")
+    assert out.splitlines()[2].endswith(
+        ": coordinates, box or pixel size are not what the lists say)"
+    )
+    assert err.splitlines()[0] == (
+        "warning: the contrast is unknown; make sure that both lists were extracted alike"
     )
     assert json.loads((project / "ClassBin/dataset.json").read_text())["contrast"] is None
+
+
+def uninverted(project, star):
+    """Write a copy of a list whose stacks have the micrographs' contrast."""
+    text = (project / star).read_text().replace("@Extract/job005/", "@Extract/job006/")
+    (project / "other.star").write_text(text)
+    for path in (project / "Extract/job005").rglob("*.mrcs"):
+        target = project / "Extract/job006" / path.relative_to(project / "Extract/job005")
+        mrc.write(target, -read_mrc(path), 6.0)
+
+
+def test_lists_of_other_contrast_are_refused(project, capsys):
+    uninverted(project, BAD)
+    how = "the micrographs (12 windows cut anew from the micrographs, median correlation"
+    check(
+        project,
+        capsys,
+        Case(
+            "",
+            "gen_data",
+            ("-g", GOOD, "-b", "other.star", "-m", MICROGRAPHS),
+            f"{{p}}/other.star: contrast as in {how} 1.00); {{p}}/{GOOD}: inverted from {how} "
+            "-1.00): extract both lists alike",
+        ),
+    )
+
+
+def test_windows_of_other_contrast_than_the_models_are_refused(trained, capsys):
+    uninverted(trained, ALL)
+    message = (
+        "{p}/other.star: contrast as in the micrographs (12 windows cut anew from the micrographs,"
+        " median correlation 1.00), not as in the windows that {c}/model.h5 was trained with; "
+        "extract with that contrast"
+    )
+    options = ("-i", "other.star", "-m", MICROGRAPHS)
+    check(trained, capsys, Case("", "gen_picks", options, message))
+
+
+@pytest.mark.parametrize("clear", [(), ("-c",)])
+def test_no_list_is_read_and_overwritten(trained, capsys, clear):
+    assert trained.call("gen_picks", "-i", ALL) == 0
+    options = ("-i", "ClassBin/particles_true.star", "--threshold", 0.5)
+    message = "{c}/particles_true.star: it would be overwritten, and is read; use --o DIR"
+    if not clear:
+        message = (
+            f"{{c}}/run_gen_picks.json: an earlier run had particles {ALL}, this one has "
+            "ClassBin/particles_true.star; -c clears what it wrote and starts anew, --o DIR "
+            "writes elsewhere"
+        )
+    check(trained, capsys, Case("", "gen_picks", (*options, *clear), message))
 
 
 # --- gen_model ------------------------------------------------------------------------------------
@@ -572,7 +623,7 @@ def test_coordinates_that_fit_no_micrograph_are_warned_of(project, capsys):
         "model of other windows",
         "gen_model",
         ("-s",),
-        "{c}/model.h5: taught with windows of 64 px, 400.0 A; these have 64 px, 384.0 A",
+        "{c}/model.h5: trained with windows of 64 px, 400.0 A; these have 64 px, 384.0 A",
         edit("ClassBin/model.json", '"window_angst": 384.0', '"window_angst": 400.0'),
     ),
     Case(
@@ -722,7 +773,7 @@ def test_a_grid_is_cleared_only_for_one_that_can_be_made(project, capsys):
         "model of another box",
         "gen_picks",
         PICK,
-        f"{{p}}/{ALL}: the box is 384.0 A (64 px of 6 A), {{c}}/model.h5 was taught with "
+        f"{{p}}/{ALL}: the box is 384.0 A (64 px of 6 A), {{c}}/model.h5 was trained with "
         "300.0 A; extract with that box or train anew",
         edit("ClassBin/model.json", '"box_angst": 384.0', '"box_angst": 300.0'),
     ),
@@ -831,8 +882,8 @@ def coordinates(project):
         "no coordinates",
         "show_picks",
         ("-m", MIC, "-s", MICROGRAPHS, "-x", BOX),
-        f"{{p}}/{MICROGRAPHS}: 0 coordinate tables (with a column rlnCoordinateX) among "
-        "data_optics, data_micrographs, expected 1",
+        f"{{p}}/{MICROGRAPHS}: no column rlnCoordinateX; a list of micrographs, "
+        "not a coordinate list",
     ),
     Case(
         "no MRC file",

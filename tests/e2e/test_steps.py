@@ -62,7 +62,9 @@ def test_gen_data_writes_a_window_for_each_particle(project, capsys):
     assert out.splitlines() == [
         "good: 36 particles, 1 optics group(s), box 384.0 A (64 px of 6 A)",
         "bad: 36 particles, 1 optics group(s), box 384.0 A (64 px of 6 A)",
-        "contrast: inverted from the micrographs (12 windows cut anew from the micrographs, "
+        "good: contrast inverted from the micrographs (12 windows cut anew from the micrographs, "
+        "median correlation -1.00)",
+        "bad: contrast inverted from the micrographs (12 windows cut anew from the micrographs, "
         "median correlation -1.00)",
         "58 train windows (29 good, 29 bad), 14 test windows (7 good, 7 bad), 0 skipped -> "
         f"{project.path}/ClassBin",
@@ -127,14 +129,19 @@ def test_gen_model_writes_history_results_and_picture(project, capsys):
     assert project.call("gen_model", "--epochs", 2, "--batch", 16, "--seed", 3) == 0
     out, err = capsys.readouterr()
     lines = [line.split() for line in out.splitlines()]
-    assert lines[0] == ["samples", "accuracy", "TP", "TN", "FP", "FN", "precision", "recall"]
-    assert [line[:2] for line in lines[1:4]] == [
+    assert lines[0][:5] == ["2", "epochs;", "kept", "is", "number"]
+    assert lines[1] == ["samples", "accuracy", "TP", "TN", "FP", "FN", "precision", "recall"]
+    assert [line[:2] for line in lines[2:5]] == [
         ["training", "46"],
         ["validation", "12"],
         ["testing", "14"],
     ]
-    assert out.splitlines()[4:] == [f"model, results and picture -> {project.path}/ClassBin"]
-    assert [re.match(r"epoch (\d)/2 loss 0\.\d{4} ", line)[1] for line in err.splitlines()] == [
+    threshold = json.loads((project / "ClassBin/model.json").read_text())["threshold"]
+    assert out.splitlines()[5:] == [
+        f"best F1 on the validation part from probability {threshold:g}; the table is at 0.5",
+        f"model, results and picture -> {project.path}/ClassBin",
+    ]
+    assert [re.match(r"(\d)/2 loss 0\.\d{3} ", line)[1] for line in err.splitlines()] == [
         "1",
         "2",
     ]
@@ -282,7 +289,7 @@ def test_show_picks_draws_the_micrograph_with_its_picks(trained, capsys):
     assert capsys.readouterr().out == line.format(81, BOX, target, "grid")
     for which in ("true", "grid"):
         with Image.open(f"{target}_{which}.png") as picture:
-            assert picture.size == (512, 536)
+            assert picture.size == (512, 552)
 
 
 def test_circles_lie_round_the_particles_with_row_0_on_top(project, capsys):
@@ -291,8 +298,8 @@ def test_circles_lie_round_the_particles_with_row_0_on_top(project, capsys):
     relion.write_coordinates(project / "one_autopick.star", [[500, 60]])
     assert project.call("show_picks", "-m", "one.mrc", "-s", "one_autopick.star", "-x", 80) == 0
     with Image.open(project / "ClassBin/pngs/one_autopick.png") as drawn:
-        assert drawn.size == (640, 536)
-        rgb = np.asarray(drawn.convert("RGB")).astype(int)[24:]
+        assert drawn.size == (640, 552)
+        rgb = np.asarray(drawn.convert("RGB")).astype(int)[40:]
     y, x = np.nonzero(rgb[..., 1] - rgb[..., 0] > 60)
     assert (x.mean(), y.mean()) == pytest.approx((500, 60), abs=1)
     assert np.hypot(x - 500, y - 60) == pytest.approx(40, abs=2.5)
@@ -356,7 +363,8 @@ def test_other_options_are_refused_and_the_difference_named(trained, capsys):
         (
             "gen_data",
             ("-g", trained.bad, "-b", trained.good),
-            f"bad {trained.bad}, this one has {trained.good}",
+            f"bad {trained.bad}, this one has {trained.good}; "
+            f"good {trained.good}, this one has {trained.bad}",
         ),
         ("gen_model", ("--epochs", 15), "batch 16, this one has 64"),
         ("gen_model", ("--epochs", 9, "--batch", 16), "epochs 15, this one has 9"),
@@ -498,7 +506,7 @@ def test_after_ctrl_c_the_same_command_goes_on(
         interrupt(patched, module, name, after)
         assert trained.call(script, *options) == 130
     err = capsys.readouterr().err
-    assert err.endswith(f"{script}.py: interrupted; the same command goes on from here\n")
+    assert err.endswith(f"{script}.py: interrupted; run the same command again\n")
     assert "Traceback" not in err
     assert record(trained, script, out.name)["state"] == "unfinished"
     kept = snapshot(out)
@@ -756,7 +764,7 @@ def test_outputs_go_where_o_says_and_are_found_there(trained):
             22: results,
             23: ["grid.star", "coords_suffix_grid.star", "run_gen_grid.json", *grids],
             24: ["particles_true.star", "particles_false.star", "run_gen_picks.json"],
-            25: ["pngs/Micrographs/sub0/mic_a.0_particles.png"],
+            25: ["pngs/Micrographs/sub0/mic_a.0_Extract_job005_particles.png"],
         }.items()
         for name in names
     )
@@ -772,7 +780,7 @@ def test_skiptraining_tests_the_model_that_is_there(trained, capsys):
     assert trained.call("gen_model", "-s", "--batch", 16) == 0
     out = capsys.readouterr().out.splitlines()
     assert [line.split()[:1] for line in out[1:4]] == [["training"], ["validation"], ["testing"]]
-    assert out[4] == f"model, results and picture -> {trained.path}/ClassBin"
+    assert out[4] == f"results and picture -> {trained.path}/ClassBin"
     rows = json.loads((trained / "ClassBin/testing_results.txt").read_text())
     assert [(row["file"].rpartition("/")[2], row["probability"], row["label"]) for row in rows] == [
         (row["file"].rpartition("/")[2], pytest.approx(row["probability"], abs=1e-4), row["label"])

@@ -162,7 +162,7 @@ def test_run_passes_arguments_and_returns_0(capsys):
 
 def test_an_interrupt_is_exit_code_130(capsys):
     assert cli.run("x.py", raises, KeyboardInterrupt()) == 130
-    expected = "x.py: interrupted; the same command goes on from here\n"
+    expected = "x.py: interrupted; run the same command again\n"
     assert capsys.readouterr() == ("", expected)
 
 
