@@ -188,17 +188,17 @@ def split(count, seed):
 
 
 def window_paths(classbin, lists, parts):
-    """Return the path of each particle's window, lists in row order by kind.
+    """Return the path of each particle's window, as text: lists in row order by kind.
 
     A name is the stack's path with ``__`` for ``/``, the image's number in it, and the kind.
     """
     flat = flat_names({name for particles in lists.values() for name in particles.stacks})
     targets = {}
     for kind, particles in lists.items():
-        folders = {part: classbin.windows(part, kind) for part in PARTS}
+        folders = {part: f"{classbin.windows(part, kind)}{os.sep}" for part in PARTS}
         stems = [flat[name] for name in particles.stacks]
         targets[kind] = [
-            folders[part] / f"{stems[stack]}_{section + 1:06d}_{kind}.png"
+            f"{folders[part]}{stems[stack]}_{section + 1:06d}_{kind}.png"
             for part, stack, section in zip(
                 parts[kind].tolist(),
                 particles.stack.tolist(),
@@ -234,9 +234,9 @@ def write_windows(project, lists, targets, size):
         for stack, section, target in zip(
             particles.stack.tolist(), particles.section.tolist(), targets[kind], strict=True
         ):
-            work.setdefault(particles.stacks[stack], []).append((section, str(target)))
-    for folder in {path.parent for paths in targets.values() for path in paths}:
-        folder.mkdir(parents=True, exist_ok=True)
+            work.setdefault(particles.stacks[stack], []).append((section, target))
+    for folder in {os.path.dirname(path) for paths in targets.values() for path in paths}:
+        os.makedirs(folder, exist_ok=True)
     total = sum(map(len, work.values()))
     for name, windows in cli.progress(work.items(), "windows", total, lambda item: len(item[1])):
         write_stack(Path(project) / name, windows, size)
@@ -246,7 +246,7 @@ def write_stack(path, windows, size):
     """Condition and write the windows of one stack: (section, target) each."""
     from apbc_common import files, images, mrc, png
 
-    windows = [window for window in windows if not Path(window[1]).exists()]
+    windows = [window for window in windows if not os.path.exists(window[1])]
     if not windows:
         return
     stack = mrc.Stack(path)

@@ -190,7 +190,7 @@ class Run:
             self._earlier
             and not self._clear
             and self._earlier["state"] == "finished"
-            and all(path.exists() for path in outputs)
+            and all(map(os.path.exists, outputs))
         )
 
     @contextlib.contextmanager
@@ -202,7 +202,7 @@ class Run:
 
         Parameters
         ----------
-        outputs : list of pathlib.Path
+        outputs : list of path-like
             All that will be written, below the record's folder.
         folders : iterable of pathlib.Path
             Folders that may hold nothing else.
@@ -213,14 +213,15 @@ class Run:
             If something is there, and no record says who wrote it.
         """
         known = self._earlier["outputs"] if self._earlier else []
-        names = [str(path.relative_to(self.record.parent)) for path in outputs]
+        names = [self._name(path) for path in outputs]
         self._check_inputs(known + names)
-        self._check_foreign(names, set(known), folders)
+        there = self._there(names)
+        self._check_foreign(names, there, set(known), folders)
         if self._clear and known:
             self._remove(known)
-            known, self._earlier = [], None
+            known, there, self._earlier = [], set(), None
         self._outputs = list(dict.fromkeys([*known, *names]))  # a list may grow between runs
-        fresh = [name for name in self._outputs if not (self.record.parent / name).exists()]
+        fresh = [name for name in names if name not in there]
         made = [folder for folder in self.record.parents if not folder.exists()]
         try:
             self._write("unfinished", {})
@@ -236,26 +237,36 @@ class Run:
 
     def finish(self, counts):
         """Write the record as finished; ``counts`` says what went in, came out, was skipped."""
-        folder = self.record.parent
-        self._outputs = [name for name in self._outputs if (folder / name).exists()]
+        there = self._there(self._outputs)
+        self._outputs = [name for name in self._outputs if name in there]
         self._write("finished", counts)
 
-    def _check_inputs(self, names):
-        for name in names:
-            path = self.record.parent / name
-            if os.path.realpath(path) in self._inputs:
-                raise ApbcError(f"{path}: it would be overwritten, and is read; use --o DIR")
+    # Names are text relative to the record's folder, since there may be 10^5 of them.
+    def _name(self, path):
+        return os.fspath(path).removeprefix(f"{self.record.parent}{os.sep}")
 
-    def _check_foreign(self, names, known, folders):
-        folder = self.record.parent
-        there = [name for name in names if name not in known and (folder / name).exists()]
-        ours = known.union(names)
-        for path in (path for only in folders for path in sorted(only.glob("[!.]*"))):
-            if str(path.relative_to(folder)) not in ours:
-                there.append(str(path.relative_to(folder)))
-        if there:
+    def _there(self, names):
+        """Return those of ``names`` that exist."""
+        folder = f"{self.record.parent}{os.sep}"
+        return {name for name in names if os.path.exists(folder + name)}
+
+    def _check_inputs(self, names):
+        folder = os.path.realpath(self.record.parent)
+        for name in names:
+            if os.path.join(folder, name) in self._inputs:
+                raise ApbcError(
+                    f"{self.record.parent / name}: it would be overwritten, and is read; "
+                    "use --o DIR"
+                )
+
+    def _check_foreign(self, names, there, known, folders):
+        foreign, ours = there - known, known.union(names)
+        for only in folders:
+            foreign |= {self._name(path) for path in only.glob("[!.]*")} - ours
+        if foreign:
+            path = self.record.parent / min(foreign)
             raise ApbcError(
-                f"{folder / there[0]}: already there, and not written by the run in "
+                f"{path}: already there, and not written by the run in "
                 f"{self.record.name}; move it away, or use --o DIR to write elsewhere"
             )
 

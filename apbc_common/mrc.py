@@ -109,11 +109,11 @@ class Stack:
         if self._file.data is None or self._file.data.size != np.prod(shape):
             self._file.close()
             raise MrcError(f"{path}: its machine stamp contradicts its size; write it anew")
-        self._data = self._file.data.reshape(shape)
+        self._data = np.asarray(self._file.data).reshape(shape)  # a memmap's indexing is slow
 
     def read(self, sections) -> np.ndarray:
         """Return sections (0-based, any order) as float32, shape (len(sections), ny, nx)."""
-        return np.stack([self._data[i] for i in sections]).astype(np.float32)
+        return self._data[np.asarray(sections)].astype(np.float32)
 
     def close(self):
         """Release the map."""

@@ -82,7 +82,7 @@ step "gen_data.py" && ours gen_data -g $good -b $bad -m $learn
 step "gen_model.py" && ours gen_model
 step "gen_grid.py" && ours gen_grid -i $pick -x $box
 step "extraction of the grid" && extract $pick ClassBin/grid/ _grid.star Extract/job014/
-step "gen_picks.py" && ours gen_picks -i Extract/job014/particles.star -m $pick --min-distance 200
+step "gen_picks.py" && ours gen_picks -i Extract/job014/particles.star -m $pick --min-distance 280
 step "show_picks.py"
 first=$(awk '/^ *Micrographs\// { print $1; exit }' $pick)
 for list in true false unique; do
