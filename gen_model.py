@@ -10,6 +10,7 @@ Example: gen_model.py -p .
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -94,7 +95,7 @@ def generate(project, data, out, epochs, batch, seed, clear):
     if run.finished(outputs):
         print(f"finished before: nothing to do -> {target.model}")
         return
-    with run.writing(outputs):
+    with run.writing(outputs), damaged_windows(windows):
         parts = divide(windows, seed)
         model, log = train(parts, dataset["window_px"], epochs, batch, seed)
         results = {part: evaluate(model, parts[part], batch) for part in parts}
@@ -120,7 +121,8 @@ def test(project, data, model_file, out, batch):
         cli.warn(f"{path}: trained with another data set; it may have seen these test windows")
     model = network.load_model(path, dataset["window_px"])
     parts = divide(windows, record["options"]["seed"])
-    results = {part: evaluate(model, parts[part], batch) for part in parts}
+    with damaged_windows(windows):
+        results = {part: evaluate(model, parts[part], batch) for part in parts}
     log_file = Path(path).with_name(target.training_log.name)
     log = read_json(log_file, "gen_model.py") if log_file.exists() else {}
     report(project, target, results, log)
@@ -166,6 +168,39 @@ def read_dataset(classbin):
     return dataset, windows
 
 
+@contextlib.contextmanager
+def damaged_windows(windows):
+    """Name the file where TensorFlow can't read a window: ApbcError."""
+    from apbc_common import network, relion
+
+    network.keras()  # first: it keeps the start of TensorFlow quiet
+    import tensorflow as tf
+
+    try:
+        yield
+    except tf.errors.OpError as err:
+        paths = [path for kinds in windows.values() for part in kinds.values() for path in part]
+        bad = [path for path in paths if not readable(path)]
+        if not bad:
+            raise
+        raise ApbcError(
+            f"{len(bad)} of {len(paths)} windows can't be read: {relion.first(bad)}; "
+            "make them again with gen_data.py -c"
+        ) from err
+
+
+def readable(path):
+    """Say whether a file is a whole picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+    except (OSError, SyntaxError):  # the latter for a broken PNG
+        return False
+    return True
+
+
 def divide(windows, seed):
     """Split the training windows 80/20 by class.
 
@@ -200,7 +235,8 @@ def read_windows(paths, labels, size, seed=None):
         window = tf.io.decode_png(tf.io.read_file(path), channels=1)
         return tf.ensure_shape(window, (size, size, 1)), label
 
-    pairs = tf.data.Dataset.from_tensor_slices((paths, labels[:, None].astype("float32")))
+    names = [os.fsencode(path) for path in paths]  # which need not be UTF-8
+    pairs = tf.data.Dataset.from_tensor_slices((names, labels[:, None].astype("float32")))
     if seed is not None:  # names are shuffled: small, so all of them at once
         pairs = pairs.shuffle(len(paths), seed=seed)
     return pairs.map(read, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)

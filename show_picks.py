@@ -61,6 +61,8 @@ def show(project, image, star, binfactor, box, out):
     from apbc_common import mrc, relion
 
     name = os.path.relpath(image, project)
+    if name.startswith(os.pardir):
+        raise ApbcError(f"{image}: not in the project {Path(project).resolve()}; link it in")
     xy, scores = relion.read_coordinates(star, name)
     box = box or box_of(project, star, image, binfactor)
     picture = mrc.image(image)

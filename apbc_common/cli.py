@@ -135,6 +135,9 @@ def run(prog, job, *args, **options) -> int:
     0 done, 1 it can't be finished (ApbcError, OSError), 130 interrupted. Anything else is a bug
     and keeps its traceback.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # file names need not be UTF-8, nor the terminal
+            stream.reconfigure(errors="backslashreplace")
     try:
         job(*args, **options)
     except (ApbcError, OSError) as err:

@@ -103,7 +103,7 @@ class Stack:
             warnings.simplefilter("ignore")
             try:
                 self._file = mrcfile.mmap(path, mode="r", permissive=True)
-            except ValueError as err:
+            except (ValueError, ArithmeticError) as err:  # the latter for a volume of 0 sections
                 raise MrcError(f"{path}: {err}") from err
         shape = (self.size.nz, self.size.ny, self.size.nx)
         if self._file.data is None or self._file.data.size != np.prod(shape):

@@ -652,6 +652,21 @@ def test_gen_model(trained, capsys, case):
     check(trained, capsys, case)
 
 
+@pytest.mark.parametrize("skip", [(), ("-s",)])
+@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n cut short", b"hello"])
+def test_a_damaged_window(trained, capsys, skip, data):
+    window = min((trained / "ClassBin/train/good").glob("*.png"))
+    window.write_bytes(data)
+    message = f"1 of 72 windows can't be read: {window}; make them again with gen_data.py -c"
+    options = skip or ("-c", "--epochs", 1)
+    if not skip:
+        (trained / "ClassBin/run_gen_model.json").unlink()
+        for name in ("model.h5", "model.json", "training_log.txt", "testing_results.txt"):
+            (trained / "ClassBin" / name).unlink()
+        (trained / "ClassBin/train_and_test_results.png").unlink()
+    check(trained, capsys, Case("", "gen_model", options, message))
+
+
 # --- gen_grid -------------------------------------------------------------------------------------
 
 UNFIT = f"{{p}}/{MICROGRAPHS}: 1 of 3 micrographs can't be used: "
@@ -884,6 +899,16 @@ def coordinates(project):
         ("-m", MIC, "-s", MICROGRAPHS, "-x", BOX),
         f"{{p}}/{MICROGRAPHS}: no column rlnCoordinateX; a list of micrographs, "
         "not a coordinate list",
+    ),
+    Case(
+        "a micrograph of another project",
+        "show_picks",
+        ("-m", "../above.mrc", "-s", "a_autopick.star", "-x", BOX),
+        "{p}/../above.mrc: not in the project {p}; link it in",
+        lambda project: (
+            coordinates(project),
+            mrc.write(project / "../above.mrc", np.eye(64), 1.0),
+        ),
     ),
     Case(
         "no MRC file",

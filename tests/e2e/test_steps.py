@@ -793,6 +793,17 @@ def test_skiptraining_tests_the_model_that_is_there(trained, capsys):
     }
 
 
+def test_names_that_are_no_utf_8(project):
+    odd = os.fsdecode(b"j\xe9")
+    shutil.copytree(project / "Extract/job005", project / "Extract" / odd)
+    for star in (project.good, project.bad):
+        text = (project / star).read_text().replace("@Extract/job005/", f"@Extract/{odd}/")
+        (project / star).write_text(text, errors="surrogateescape")
+    assert project.call("gen_data", *lists(project)) == 0
+    assert project.call("gen_model", "--epochs", 1) == 0
+    assert project.call("gen_picks", "-i", project.good) == 0
+
+
 # --- the command line -----------------------------------------------------------------------------
 
 
