@@ -65,13 +65,13 @@ def build_parser():
 def window_size(text) -> int:
     """Argparse type: a multiple of 16, at least 48."""
     return cli.number(
-        text, int, lambda px: px >= 48 and px % 16 == 0, "a multiple of 16, at least 48"
+        text, int, lambda px: 48 <= px <= 512 and px % 16 == 0, "a multiple of 16 from 48 to 512"
     )
 
 
 def generate(project, starred, micrographs_star, size, seed, out, clear):
     """Check both lists, then write the windows that are missing; ``starred`` is by kind."""
-    from apbc_common import relion
+    from apbc_common import files, relion
 
     classbin = ClassBin(project, out)
     lists = {kind: relion.read_particles(project, path) for kind, path in starred.items()}
@@ -95,6 +95,7 @@ def generate(project, starred, micrographs_star, size, seed, out, clear):
         **scale_record(box, size),
         "contrast": check_contrast(project, lists, micrographs_star),
         "source": "stack",
+        "sha256": {kind: files.digest(path) for kind, path in starred.items()},
         **{kind: os.path.relpath(path, project) for kind, path in starred.items()},
         "split": "random by class",
         "test_share": TEST_SHARE,
@@ -217,7 +218,9 @@ def flat_names(stacks):
     """
     flat, taken = {}, set()
     for name in sorted(stacks):
-        stem = str(Path(name).with_suffix("")).strip("/").replace("/", "__")[-200:]
+        stem = str(Path(name).with_suffix("")).lstrip("./").replace("/", "__")
+        if len(os.fsencode(stem)) > 200:  # of the 255 bytes that a file's name may have
+            stem = os.fsencode(stem)[-200:].decode("utf-8", "ignore")
         number, unique = 1, stem
         while unique.lower() in taken:
             number += 1

@@ -83,6 +83,7 @@ def generate(project, micrographs_star, box, out, clear):
         {},
         {"micrographs": os.path.relpath(micrographs_star, project), "box": box},
         clear,
+        growing={"list": micrographs_star},
     )
     if run.finished(outputs):
         print(f"finished before: nothing to do, {len(targets)} micrographs -> {classbin.grid_dir}")

@@ -63,7 +63,7 @@ def build_parser():
     )
     parser.add_argument(
         "--batch",
-        type=cli.positive_int,
+        type=cli.batch,
         default=64,
         metavar="N",
         help="windows a step (default: 64)",
@@ -85,15 +85,13 @@ def generate(project, data, out, epochs, batch, seed, clear):
     dataset, windows = read_dataset(source)
     options = {"epochs": epochs, "batch": batch, "seed": seed}
     run = Run(target.record("gen_model"), project, {"dataset": source.dataset}, options, clear)
-    outputs = [
-        target.model,
-        model_record(target.model),
-        target.training_log,
-        target.testing_results,
-        target.training_picture,
-    ]
+    trained = [target.model, model_record(target.model), target.training_log]
+    outputs = [*trained, target.testing_results, target.training_picture]
     if run.finished(outputs):
         print(f"finished before: nothing to do -> {target.model}")
+        return
+    if run.finished(trained):  # only what tells of the model is missing
+        test(project, data, target.model, out, batch)
         return
     with run.writing(outputs), damaged_windows(windows):
         parts = divide(windows, seed)
@@ -102,8 +100,10 @@ def generate(project, data, out, epochs, batch, seed, clear):
         threshold = best_threshold(results["validation"])
         write_model(target, model, dataset, threshold, options)
         write_json(target.training_log, log)
-        report(project, target, results, log)
+        write_results(project, target, results, log)
         run.finish({part: len(results[part]["label"]) for part in parts})
+    print(f"{len(log['loss'])} epochs; kept is number {best_epoch(log)}, by validation loss")
+    print_table(results)
     print(f"best F1 on the validation part from probability {threshold:g}; the table is at 0.5")
     print(f"model, results and picture -> {target.folder}")
 
@@ -119,13 +119,15 @@ def test(project, data, model_file, out, batch):
     check_same_windows(path, record["dataset"], dataset)
     if record["dataset"] != dataset:
         cli.warn(f"{path}: trained with another data set; it may have seen these test windows")
-    model = network.load_model(path, dataset["window_px"])
+    if target.folder != Path(path).parent and target.testing_results.exists():
+        raise ApbcError(f"{target.testing_results}: already there; write elsewhere with --o DIR")
+    log = read_log(Path(path).with_name(target.training_log.name))
+    model = network.load_model(path, record)
     parts = divide(windows, record["options"]["seed"])
     with damaged_windows(windows):
         results = {part: evaluate(model, parts[part], batch) for part in parts}
-    log_file = Path(path).with_name(target.training_log.name)
-    log = read_json(log_file, "gen_model.py") if log_file.exists() else {}
-    report(project, target, results, log)
+    write_results(project, target, results, log)
+    print_table(results)
     print(f"results and picture -> {target.folder}")
 
 
@@ -316,7 +318,6 @@ def train(parts, size, epochs, batch, seed):
         verbose=0,
     )
     log = {name: [float(value) for value in values] for name, values in history.history.items()}
-    print(f"{len(log['loss'])} epochs; kept is number {best_epoch(log)}, by validation loss")
     return model, log
 
 
@@ -398,8 +399,18 @@ def write_model(target, model, dataset, threshold, options):
     write_json(model_record(target.model), record)
 
 
-def report(project, target, results, log):
-    """Write the test windows' predictions and the picture; print the table."""
+def read_log(path):
+    """Read the history of a training; {} where it is missing."""
+    if not path.exists():
+        return {}
+    log = read_json(path, "gen_model.py", "loss", "accuracy", "val_loss", "val_accuracy")
+    if not all(isinstance(values, list) and values for values in log.values()):
+        raise ApbcError(f"{path}: damaged; remove it")
+    return log
+
+
+def write_results(project, target, results, log):
+    """Write the test windows' predictions and the picture."""
     testing = results["testing"]
     rows = [
         {
@@ -413,8 +424,17 @@ def report(project, target, results, log):
         )
     ]
     write_json(target.testing_results, rows)
-    table = {part: figures(result) for part, result in results.items()}
-    draw(target.training_picture, table, log)
+    draw(target.training_picture, tabulate(results), log)
+
+
+def tabulate(results):
+    """Return the rows of the table: {part: {name: value}}."""
+    return {part: figures(result) for part, result in results.items()}
+
+
+def print_table(results):
+    """Print samples, accuracy and so on of each part."""
+    table = tabulate(results)
     print(" " * 10, *(f"{name:>6}" for name in table["testing"]))
     for part, row in table.items():
         cells = (

@@ -59,7 +59,7 @@ def build_parser():
     )
     parser.add_argument(
         "--batch",
-        type=cli.positive_int,
+        type=cli.batch,
         default=256,
         metavar="N",
         help="windows scored at a time (default: 256)",
@@ -79,7 +79,7 @@ def generate(project, star, model_file, threshold, min_distance, micrographs, ba
     check_box(particles, model_file, record["dataset"])
     check_contrast(project, particles, micrographs, model_file, record["dataset"])
     apart = distances_px(project, particles, micrographs, min_distance)
-    model = network.load_model(model_file, record["dataset"]["window_px"])
+    model = network.load_model(model_file, record)
     run = Run(
         classbin.record("gen_picks"),
         project,

@@ -63,9 +63,14 @@ def show(project, image, star, binfactor, box, out):
     name = os.path.relpath(image, project)
     if name.startswith(os.pardir):
         raise ApbcError(f"{image}: not in the project {Path(project).resolve()}; link it in")
-    xy, scores = relion.read_coordinates(star, name)
+    xy, scores = relion.read_coordinates(star, name, os.path.abspath(image))
     box = box or box_of(project, star, image, binfactor)
     picture = mrc.image(image)
+    if not 1 <= box <= 2 * max(picture.shape):
+        raise ApbcError(
+            f"circles of {box:g} px on a micrograph of {picture.shape[1]} x {picture.shape[0]}; "
+            "give -x BOX, in its pixels"
+        )
     classbin = ClassBin(project, out)
     target = classbin.picture(relion.rest(name), name_of(project, star, classbin.folder))
     outside = ((xy < 0) | (xy >= picture.shape[::-1])).any(axis=1)
@@ -145,7 +150,7 @@ def draw(target, picture, xy, box, title):
 
     from apbc_common import files
 
-    factor = max(1, max(picture.shape) // SCREEN)
+    factor = min(max(1, max(picture.shape) // SCREEN), *picture.shape)
     ny, nx = (length // factor * factor for length in picture.shape)
     small = picture[:ny, :nx].reshape(ny // factor, factor, nx // factor, factor).mean(axis=(1, 3))
     low, high = np.percentile(small, PERCENTILES)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import fcntl
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -106,7 +108,8 @@ def read_json(path, made_by, *keys):
         If it is missing (``made_by`` names the script that makes it) or damaged.
     """
     try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        record = json.loads(text)
     except FileNotFoundError:
         raise ApbcError(f"{path}: not there; run {made_by} first") from None
     except (ValueError, UnicodeDecodeError):
@@ -118,16 +121,34 @@ def read_json(path, made_by, *keys):
 
 def read_dataset_record(path):
     """Read dataset.json; raise ApbcError if there is none, or it is damaged."""
-    return read_json(path, "gen_data.py", "window_px", "window_angst", "box_angst", "counts")
+    record = read_json(path, "gen_data.py")
+    if not _is_dataset(record):
+        raise ApbcError(f"{path}: damaged; remove it and run gen_data.py again")
+    return record
 
 
 def read_model_record(model):
     """Read the record beside a model; raise ApbcError if there is none, or it is damaged."""
     path = model_record(model)
-    record = read_json(path, "gen_model.py", "dataset", "options", "threshold")
-    if not isinstance(record["dataset"], dict) or "box_angst" not in record["dataset"]:
+    record = read_json(path, "gen_model.py", "dataset", "options", "threshold", "sha256")
+    seed = record["options"].get("seed") if isinstance(record["options"], dict) else None
+    if not _is_dataset(record["dataset"]) or not isinstance(seed, int) or seed < 0:
         raise ApbcError(f"{path}: damaged; run gen_model.py again")
     return record
+
+
+def _is_dataset(record):
+    """Say whether what dataset.json should hold is there and makes sense."""
+    if not isinstance(record, dict) or not isinstance(record.get("window_px"), int):
+        return False
+    sizes = [record.get(name) for name in ("window_px", "window_angst", "box_angst")]
+    counts = record.get("counts")
+    return (
+        all(isinstance(size, int | float) and 0 < size < math.inf for size in sizes)
+        and isinstance(counts, dict)
+        and counts.keys() == set(PARTS)
+        and all(isinstance(part, dict) and part.keys() == set(KINDS) for part in counts.values())
+    )
 
 
 def write_json(path, content):
@@ -151,6 +172,9 @@ class Run:
         Paths in the record are relative to it.
     inputs : dict of str to path or None
         Compared by content.
+    growing : dict of str to path
+        Lists that may have another content the next time: then the run is not finished, but goes
+        on.
     options : dict
         Whatever else decides the result; JSON values.
     clear : bool
@@ -162,18 +186,22 @@ class Run:
         If the earlier run had other inputs or options, or its record is damaged.
     """
 
-    def __init__(self, record, project, inputs, options, clear=False):
+    def __init__(self, record, project, inputs, options, clear=False, growing=None):
         self.record = record
         self._start = time.time()
+        growing = growing or {}
+        described = {
+            name: {"path": os.path.relpath(path, project), "sha256": files.digest(path)}
+            for name, path in {**inputs, **growing}.items()
+            if path is not None
+        }
         self._wanted = {
-            "inputs": {
-                name: {"path": os.path.relpath(path, project), "sha256": files.digest(path)}
-                for name, path in inputs.items()
-                if path is not None
-            },
+            "inputs": {name: entry for name, entry in described.items() if name in inputs},
+            "growing": {name: entry for name, entry in described.items() if name in growing},
             "options": options,
         }
-        self._inputs = {os.path.realpath(path) for path in inputs.values() if path is not None}
+        read = [*inputs.values(), *growing.values()]
+        self._inputs = {os.path.realpath(path) for path in read if path is not None}
         self._clear = clear
         self._earlier = _read_record(record) if record.exists() else None
         if self._earlier and not clear:
@@ -190,6 +218,7 @@ class Run:
             self._earlier
             and not self._clear
             and self._earlier["state"] == "finished"
+            and self._earlier.get("growing", {}) == self._wanted["growing"]
             and all(map(os.path.exists, outputs))
         )
 
@@ -217,23 +246,42 @@ class Run:
         self._check_inputs(known + names)
         there = self._there(names)
         self._check_foreign(names, there, set(known), folders)
-        if self._clear and known:
-            self._remove(known)
-            known, there, self._earlier = [], set(), None
         self._outputs = list(dict.fromkeys([*known, *names]))  # a list may grow between runs
-        fresh = [name for name in names if name not in there]
+        fresh = [name for name in names if self._clear or name not in there]
         made = [folder for folder in self.record.parents if not folder.exists()]
         try:
-            self._write("unfinished", {})
-            yield
-        except (ApbcError, OSError):
-            self._remove(fresh)
-            if self._earlier:
-                write_json(self.record, self._earlier)
-            for folder in made:
+            with self._locked():
+                self._write("unfinished", {})
+                if self._clear and known:
+                    self._remove(known)
+                    self._outputs, self._earlier = names, None
+                    self._write("unfinished", {})
+                try:
+                    yield
+                except (ApbcError, OSError):
+                    self._remove([*fresh, self.record.name])
+                    if self._earlier:
+                        write_json(self.record, self._earlier)
+                    raise
+        finally:
+            for folder in made:  # left empty by a failure
                 with contextlib.suppress(OSError):
                     folder.rmdir()
-            raise
+
+    @contextlib.contextmanager
+    def _locked(self):
+        """Keep other runs of the script out of the folder; a dead process keeps no lock."""
+        path = self.record.with_name(f".lock-{self.record.stem}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ApbcError(f"{self.record.parent}: another run is writing there") from None
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
 
     def finish(self, counts):
         """Write the record as finished; ``counts`` says what went in, came out, was skipped."""
@@ -287,17 +335,15 @@ class Run:
         )
 
     def _remove(self, names):
-        """Remove outputs, folders that this leaves empty, and the record."""
+        """Remove files, as far as that can be done, and folders that this leaves empty."""
         folder = self.record.parent
         for name in names:
-            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            with contextlib.suppress(OSError):
                 (folder / name).unlink()
         emptied = {parent for name in names for parent in Path(name).parents} - {Path()}
         for parent in sorted(emptied, key=lambda path: len(path.parts), reverse=True):
             with contextlib.suppress(OSError):
                 (folder / parent).rmdir()
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            self.record.unlink()
 
 
 def _read_record(path):

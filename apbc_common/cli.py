@@ -6,6 +6,8 @@ The standard library only, so that --help and a mistyped option answer at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import shutil
 import sys
 import time
@@ -29,9 +31,16 @@ def positive_int(text) -> int:
     return number(text, int, lambda value: value >= 1, "a whole number of at least 1")
 
 
+def batch(text) -> int:
+    """Argparse type: a number of windows from 1 to 4096, which is what memory allows."""
+    return number(text, int, lambda value: 1 <= value <= 4096, "a whole number from 1 to 4096")
+
+
 def natural(text) -> int:
     """Argparse type: a whole number of at least 0, below 2^32 (a seed)."""
-    return number(text, int, lambda value: 0 <= value < 2**32, "a whole number from 0")
+    return number(
+        text, int, lambda value: 0 <= value < 2**32, "a whole number from 0 to 4294967295"
+    )
 
 
 def even(text) -> int:
@@ -109,7 +118,7 @@ def parse(result, argv):
     Relative paths are the project's; one that is not there is looked for in the working directory.
     """
     args = result.parse_args(argv)
-    if not args.projpath.is_dir():
+    if not os.path.isdir(args.projpath):
         result.error(f"argument -p/--projpath: {args.projpath}: no such folder")
     for action in result._actions:
         value = getattr(args, action.dest, None)
@@ -123,10 +132,12 @@ def parse(result, argv):
 def _existing(result, action, project, value):
     option = "/".join(action.option_strings)
     for path in (project / value, Path(value)):
-        if path.is_file():
+        if os.path.isfile(path):
             return path
-    there = "a folder" if (project / value).is_dir() else "no such file"
-    result.error(f"argument {option}: {value}: {there} in the project {project.resolve()}")
+    there = "a folder" if os.path.isdir(project / value) else "no such file"
+    with contextlib.suppress(OSError):  # the working directory may be gone
+        project = project.resolve()
+    result.error(f"argument {option}: {value}: {there} in the project {project}")
 
 
 def run(prog, job, *args, **options) -> int:
@@ -140,6 +151,9 @@ def run(prog, job, *args, **options) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         job(*args, **options)
+    except BrokenPipeError:  # nobody reads any longer, as after | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (ApbcError, OSError) as err:
         print(f"{prog}: error: {explain(err)}", file=sys.stderr)
         return 1

@@ -77,7 +77,13 @@ def _correlations(project, particles, listed):
         picture = mrc.image(project / name)
         for row in np.flatnonzero(particles.micrograph == index)[:EACH]:
             optics = particles.optics[particles.group[row]]
-            box = 2 * round(optics.box_angst / apix[name] / 2)
+            pixels = optics.box_angst / apix[name]
+            if not 2 <= pixels <= 2 * max(picture.shape):
+                raise ApbcError(
+                    f"{name}: a box of {optics.box_angst:g} A on {picture.shape[1]} x "
+                    f"{picture.shape[0]} px of {apix[name]:g} A: a pixel size is wrong"
+                )
+            box = 2 * round(pixels / 2)
             anew = images.extract(picture, particles.xy[row], box, optics.box, invert=False)[0]
             stack = mrc.Stack(project / particles.stacks[particles.stack[row]])
             kept = stack.read([particles.section[row]])[0]

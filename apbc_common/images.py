@@ -33,12 +33,15 @@ def condition(images, size) -> np.ndarray:
     ValueError
         If an image is constant or holds NaN; find them with `faults` first.
     """
+    if any(faults(images)):
+        raise ValueError("an image is constant or not finite")
+    low, high = (edge(images, axis=(1, 2), keepdims=True) for edge in (np.min, np.max))
+    images = (images - low) / (high - low)  # so that squares stay in the range of float32
     if images.shape[-1] != size:
-        images = resize(images, size).astype(np.float32)
+        images = resize(images, size)
     images = images - images.mean(axis=(1, 2), keepdims=True)
     deviation = np.sqrt(np.einsum("nij,nij->n", images, images) / size**2)
-    if not (deviation > 0).all() or not np.isfinite(deviation).all():
-        raise ValueError("an image is constant or not finite")
+    deviation = np.maximum(deviation, 1e-6)  # all of an image may lie above the new Nyquist
     images *= (127.5 / CLIP / deviation)[:, None, None]
     images += 127.5
     return np.rint(np.clip(images, 0, 255, out=images), out=images).astype(np.uint8)

@@ -44,6 +44,8 @@ def size(path) -> Size:
         If it cannot be read.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise MrcError(f"{path}: not a file")
     with open(path, "rb") as handle:
         header = handle.read(1024)
         length = handle.seek(0, 2)

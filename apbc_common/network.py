@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import ApbcError
+from . import ApbcError, files
 
 FILTERS = (16, 32, 64, 64)  # of the four convolutions
 DENSE = (128, 64)  # units of the two fully connected layers
@@ -66,13 +66,13 @@ def recipe(model) -> list[str]:
     ]
 
 
-def load_model(path, size):
-    """Read a model and hold it against the size of the windows it is said to take.
+def load_model(path, record):
+    """Read a model and hold it against its record (`classbin.read_model_record`).
 
     Raises
     ------
     ApbcError
-        If it is missing, damaged, of Keras 2, or takes other windows.
+        If it is missing, damaged, of Keras 2, or another one than the record's.
     """
     path = Path(path)
     if not path.is_file():
@@ -84,10 +84,15 @@ def load_model(path, size):
     except Exception as err:  # whatever a damaged file makes Keras or HDF5 raise
         reason = " ".join(str(err).split())[:120]
         raise ApbcError(f"{path}: damaged ({reason}); train anew with gen_model.py") from err
-    if tuple(model.input_shape[1:]) != (size, size, 1) or tuple(model.output_shape[1:]) != (1,):
+    size = record["dataset"]["window_px"]
+    if (
+        files.digest(path) != record["sha256"]
+        or tuple(model.input_shape[1:]) != (size, size, 1)
+        or tuple(model.output_shape[1:]) != (1,)
+    ):
         raise ApbcError(
-            f"{path}: takes {model.input_shape[1:]} and gives {model.output_shape[1:]}, expected "
-            f"({size}, {size}, 1) and (1,); it is not the model that its record describes"
+            f"{path}: not the model that its record describes (windows of {size} px, sha256 "
+            f"{record['sha256'][:12]}...); train anew with gen_model.py"
         )
     return model
 
@@ -95,6 +100,8 @@ def load_model(path, size):
 def _check_version(path):
     import h5py
 
+    with open(path, "rb"):  # what can't be read is not damaged
+        pass
     try:
         with h5py.File(path) as file:
             version = file.attrs.get("keras_version", "none")

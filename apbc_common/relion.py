@@ -105,6 +105,8 @@ def _table_and_optics(path, label, what):
         raise star.StarError(
             f"{path}: {len(found)} {what} tables (with a column {label}) among {tables}, expected 1"
         )
+    if not found[0].loop:
+        raise star.StarError(f"{path}: data_{found[0].name} is no loop_; write it as one")
     return found[0], blocks.get("optics")
 
 
@@ -144,7 +146,7 @@ def _image_names(block):
         index, at, path = name.partition("@")  # the first one, as FileName::decompose
         if not at:
             index, path = "1", name
-        number = int(index) if index.isdecimal() and len(index) < 20 else 0
+        number = int(index) if index.isascii() and index.isdecimal() and len(index) < 20 else 0
         stack.append(stacks.setdefault(path, len(stacks)))
         section.append(number - 1)
         if not 0 < number < 1 << 31 or not path:
@@ -180,17 +182,19 @@ def _particle_optics(block, groups):
     groups.require(GROUP, IMAGE_APIX)
     known, used = groups.read()[GROUP].tolist(), block.read(GROUP)[GROUP]
     _check_groups(block, known, used)
-    if DIMENSIONS in groups.labels and set(groups.read()[DIMENSIONS]) - {"2"}:
-        raise star.StarError(
-            f"{block.path}: {DIMENSIONS} {', '.join(groups.read()[DIMENSIONS])}, expected 2"
-        )
+    rows = groups.read()
+    in_use = set(used.unique())
+    if DIMENSIONS in groups.labels:
+        for name, dimensions in zip(known, rows[DIMENSIONS], strict=True):
+            if name in in_use and dimensions != "2":
+                raise star.StarError(f"{block.path}: {DIMENSIONS} {dimensions}, expected 2")
     boxes = groups.numbers(IMAGE_SIZE)[:, 0] if IMAGE_SIZE in groups.labels else [0] * len(known)
     optics = [
         Optics(name, float(apix), int(box))
         for name, apix, box in zip(known, groups.numbers(IMAGE_APIX)[:, 0], boxes, strict=True)
     ]
     for kind in optics:
-        if kind.apix <= 0:
+        if kind.apix <= 0 and kind.group in in_use:
             raise star.StarError(f"{block.path}: {IMAGE_APIX} {kind.apix:g} of group {kind.group}")
     return optics, pd.Categorical(used, categories=known).codes.astype(np.int32)
 
@@ -227,15 +231,15 @@ def _check_stacks(project, particles):
     faults, boxes = [], {}
     count = np.zeros(len(particles.stacks), np.int64)
     np.maximum.at(count, particles.stack, particles.section + 1)
-    first_row = np.unique(particles.stack, return_index=True)[1]
-    for name, needed, row in zip(particles.stacks, count, first_row, strict=True):
-        optics = particles.optics[particles.group[row]]
+    pairs = np.unique(particles.stack.astype(np.int64) << 32 | particles.group)
+    for stack, group in zip((pairs >> 32).tolist(), (pairs & 0xFFFFFFFF).tolist(), strict=True):
+        name, needed = particles.stacks[stack], count[stack]
         try:
             size = mrc.size(project / name)
         except (ApbcError, OSError) as err:
             faults.append(f"{name}: {err.strerror}" if isinstance(err, OSError) else str(err))
             continue
-        box = optics.box or boxes.setdefault(optics.group, size.nx)
+        box = particles.optics[group].box or boxes.setdefault(group, size.nx)
         if size.nz < needed:
             faults.append(f"{name}: {size.nz} images, but number {needed} is named")
         elif (size.nx, size.ny) != (box, box):
@@ -249,7 +253,7 @@ def _check_stacks(project, particles):
         )
     used = set(particles.group.tolist())
     return [
-        replace(kind, box=kind.box or boxes.get(kind.group, 0)) if i in used else kind
+        replace(kind, box=kind.box or boxes[i]) if i in used else kind
         for i, kind in enumerate(particles.optics)
     ]
 
@@ -287,7 +291,7 @@ def read_micrographs(path) -> Micrographs:
     for row, name in enumerate(names):
         if ".." in Path(name).parts:
             raise ApbcError(f"{path}:{block.line + row}: {name} lies above the project; link it in")
-        other = rests.setdefault(rest(name), row)
+        other = rests.setdefault(os.path.normpath(rest(name)), row)
         if other != row:
             raise ApbcError(
                 f"{path}:{block.line + row}: {names[other]} and {name} would share one file of "
@@ -343,8 +347,10 @@ def write_coordinates(path, xy, scores=None):
     star.write(path, {"": pd.DataFrame(cells, dtype=object)})
 
 
-def read_coordinates(path, micrograph=None):
+def read_coordinates(path, *micrograph):
     """Read picks: of a coordinate file, or a particle list's of one micrograph.
+
+    ``micrograph`` are the spellings of its name that will do: in the project, absolute.
 
     Returns
     -------
@@ -361,12 +367,12 @@ def read_coordinates(path, micrograph=None):
     block = table(path, X, "coordinate")
     xy = block.numbers(X, Y)
     scores = block.numbers(SCORE)[:, 0] if SCORE in block.labels else None
-    if micrograph is not None and MICROGRAPH in block.labels:
+    if micrograph and MICROGRAPH in block.labels:
         names = block.read(MICROGRAPH)[MICROGRAPH]
-        of_this = (names == micrograph).to_numpy()
+        of_this = names.isin(micrograph).to_numpy()
         if not of_this.any():
             raise ApbcError(
-                f"{path}: no picks of {micrograph} among {names.nunique()} micrographs "
+                f"{path}: no picks of {micrograph[0]} among {names.nunique()} micrographs "
                 f"({first(names.unique())})"
             )
         xy, scores = xy[of_this], scores[of_this] if scores is not None else None
@@ -395,7 +401,7 @@ def extract_micrographs(project, stack):
         found = re.findall(r"relion_preprocess\S*\s.*?--i\s+(\S+)", text)
         name = found[-1] if found else None
     path = Path(project) / name if name else None
-    return path if path and path.is_file() else None
+    return path if path and os.path.isfile(path) else None
 
 
 def copy_particles(particles, target, keep, values, label=SCORE):

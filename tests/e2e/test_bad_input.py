@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import h5py
+import mrcfile
 import numpy as np
 import pytest
 from conftest import APIX, BINNED, BOX, SCALE, particles_star, read_mrc, snapshot
@@ -52,6 +53,9 @@ def check(project, capsys, case):
     err = capsys.readouterr().err.splitlines()
     message = case.message.replace("{p}", str(project.path))
     message = message.replace("{c}", str(project.path / "ClassBin"))
+    if "SHA" in message:
+        model = json.loads((project / "ClassBin/model.json").read_text())
+        message = message.replace("SHA", model["sha256"][:12])
     if case.code == 2:  # argparse shows the usage first
         assert err[0].startswith(f"usage: {case.script}.py ")
         err = err[-1:]
@@ -479,21 +483,21 @@ def test_of_many_faults_the_first_three_are_named(project, capsys):
         "size",
         "gen_data",
         (*DATA, "--size", 72),
-        "argument --size: '72' is not a multiple of 16, at least 48",
+        "argument --size: '72' is not a multiple of 16 from 48 to 512",
         code=2,
     ),
     Case(
         "size too small",
         "gen_data",
         (*DATA, "--size", 32),
-        "argument --size: '32' is not a multiple of 16, at least 48",
+        "argument --size: '32' is not a multiple of 16 from 48 to 512",
         code=2,
     ),
     Case(
         "seed",
         "gen_data",
         (*DATA, "--seed", -1),
-        "argument --seed: '-1' is not a whole number from 0",
+        "argument --seed: '-1' is not a whole number from 0 to 4294967295",
         code=2,
     ),
 )
@@ -644,12 +648,77 @@ def test_no_list_is_read_and_overwritten(trained, capsys, clear):
         "half a batch",
         "gen_model",
         ("--batch", 0.5),
-        "argument --batch: '0.5' is not a whole number of at least 1",
+        "argument --batch: '0.5' is not a whole number from 1 to 4096",
         code=2,
     ),
 )
 def test_gen_model(trained, capsys, case):
     check(trained, capsys, case)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"window_px": 64', '"window_px": "64"'),
+        ('"window_px": 64', '"window_px": 0'),
+        ('"window_angst": 384.0', '"window_angst": NaN'),
+        ('"box_angst": 384.0', '"box_angst": null'),
+        ('"counts": {', '"counts": [], "c": {'),
+        ('"test": {', '"tests": {'),
+    ],
+)
+def test_records_that_make_no_sense(trained, capsys, old, new):
+    for name, script, options, made_by in (
+        ("dataset.json", "gen_model", ("-s",), "remove it and run gen_data.py again"),
+        ("model.json", "gen_picks", PICK, "run gen_model.py again"),
+    ):
+        path = trained / "ClassBin" / name
+        kept = path.read_text()
+        assert old in kept
+        path.write_text(kept.replace(old, new))
+        check(trained, capsys, Case("", script, options, f"{{c}}/{name}: damaged; {made_by}"))
+        path.write_text(kept)
+
+
+def test_pixels_of_any_finite_size_are_used(project):
+    for name, change in (
+        ("sub0/mic_a.0", lambda data: data * np.float32(1e-25)),
+        ("sub1/mic_a.1", lambda data: data * np.float32(1e25)),
+        ("sub0/mic_a.2", lambda data: np.where(data == data.max(), np.float32(1e30), data)),
+    ):
+        path = project / f"Extract/job005/Micrographs/{name}.mrcs"
+        with mrcfile.mmap(path, mode="r+") as stack:
+            stack.data[:] = change(stack.data)
+    assert project.call("gen_data", *DATA) == 0
+
+
+def test_a_pixel_size_with_a_typo_is_named(project, capsys):
+    edit(MICROGRAPHS, f"2.7 0.1 {APIX}", "2.7 0.1 0.001")(project)
+    message = f"{MIC}: a box of 384 A on 512 x 512 px of 0.001 A: a pixel size is wrong"
+    options = (*DATA, "-m", MICROGRAPHS)
+    check(project, capsys, Case("", "gen_data", options, message))
+
+
+def test_a_stack_shared_by_groups_of_other_boxes(trained, capsys):
+    text = (trained / ALL).read_text()
+    group = f"opticsGroup1 1 1.0 300 2.7 0.1 {6:.6f} 64 2\n"
+    assert group in text
+    other = "opticsGroup2 2 1.0 300 2.7 0.1 3.000000 128 2\n"
+    text = text.replace(group, group + other)
+    row = next(line for line in text.splitlines() if line.startswith("000003@"))
+    text = text.replace(row, row.replace(" 1 003 ", " 2 003 "))
+    (trained / ALL).write_text(text)
+    message = f"{STACKS}{STACK}: images of 64 x 64, expected 128 x 128".replace("LIST", ALL)
+    check(trained, capsys, Case("", "gen_picks", PICK, message))
+
+
+def test_a_table_that_is_no_loop(trained, capsys):
+    labels = ("rlnImageName 000001@" + STACK, "rlnOpticsGroup 1")
+    text = (trained / ALL).read_text().split("data_particles")[0]
+    text += "data_particles\n\n" + "".join(f"_{label}\n" for label in labels) + "\n"
+    (trained / ALL).write_text(text)
+    message = f"{{p}}/{ALL}: data_particles is no loop_; write it as one"
+    check(trained, capsys, Case("", "gen_picks", PICK, message))
 
 
 @pytest.mark.parametrize("skip", [(), ("-s",)])
@@ -796,8 +865,8 @@ def test_a_grid_is_cleared_only_for_one_that_can_be_made(project, capsys):
         "model of other windows",
         "gen_picks",
         PICK,
-        "{c}/model.h5: takes (48, 48, 1) and gives (1,), expected (64, 64, 1) and (1,); it is "
-        "not the model that its record describes",
+        "{c}/model.h5: not the model that its record describes (windows of 64 px, sha256 "
+        "SHA...); train anew with gen_model.py",
         other_model,
     ),
     Case(
@@ -899,6 +968,12 @@ def coordinates(project):
         ("-m", MIC, "-s", MICROGRAPHS, "-x", BOX),
         f"{{p}}/{MICROGRAPHS}: no column rlnCoordinateX; a list of micrographs, "
         "not a coordinate list",
+    ),
+    Case(
+        "circles without end",
+        "show_picks",
+        ("-m", MIC, "-s", ALL, "-x", "1e300"),
+        "circles of 1e+300 px on a micrograph of 512 x 512; give -x BOX, in its pixels",
     ),
     Case(
         "a micrograph of another project",

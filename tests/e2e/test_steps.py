@@ -1,5 +1,7 @@
 """All scripts, in order and again, on the tiny project."""
 
+import fcntl
+import hashlib
 import json
 import os
 import re
@@ -82,6 +84,10 @@ def test_gen_data_writes_a_window_for_each_particle(project, capsys):
         "image_px": SCALE,
         "contrast": -1,
         "source": "stack",
+        "sha256": {
+            kind: hashlib.sha256((project / star).read_bytes()).hexdigest()
+            for kind, star in (("good", project.good), ("bad", project.bad))
+        },
         "good": project.good,
         "bad": project.bad,
         "split": "random by class",
@@ -557,7 +563,8 @@ def test_gen_picks_scores_only_what_its_journal_lacks(trained, monkeypatch):
 def test_an_interrupted_training_leaves_no_model_and_starts_again(project, monkeypatch):
     assert project.call("gen_data", *lists(project)) == 0
     untrained = network.build_model(SCALE)
-    monkeypatch.setattr(gen_model, "train", lambda *_: (untrained, {"loss": [1.0]}))
+    log = {"loss": [1.0], "val_loss": [1.0], "accuracy": [0.5], "val_accuracy": [0.5]}
+    monkeypatch.setattr(gen_model, "train", lambda *_: (untrained, log))
     with monkeypatch.context() as patched:
         interrupt(patched, gen_model, "write_model", 0)
         assert project.call("gen_model") == 130
@@ -565,7 +572,7 @@ def test_an_interrupted_training_leaves_no_model_and_starts_again(project, monke
     assert left == {"dataset.json", "run_gen_data.json", "run_gen_model.json"}
     assert project.call("gen_model") == 0
     assert record(project, "gen_model")["state"] == "finished"
-    assert json.loads((project / "ClassBin/training_log.txt").read_text()) == {"loss": [1.0]}
+    assert json.loads((project / "ClassBin/training_log.txt").read_text()) == log
 
 
 def test_parts_that_a_kill_left_are_written_over(project):
@@ -791,6 +798,61 @@ def test_skiptraining_tests_the_model_that_is_there(trained, capsys):
         "testing_results.txt",
         "train_and_test_results.png",
     }
+
+
+def test_two_runs_at_once_are_refused_and_nothing_is_taken_back(project, capsys):
+    options = ("-i", project.micrographs, "-x", BOX)
+    assert project.call("gen_grid", *options) == 0
+    (project / "ClassBin/grid/Micrographs/sub0/mic_a.0_grid.star").unlink()
+    before = contents(project / "ClassBin")
+    capsys.readouterr()
+    with open(project / "ClassBin/.lock-run_gen_grid", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert project.call("gen_grid", *options) == 1
+        assert capsys.readouterr().err.endswith("ClassBin: another run is writing there\n")
+    (project / "ClassBin/.lock-run_gen_grid").unlink()
+    assert contents(project / "ClassBin") == before
+    assert project.call("gen_grid", *options) == 0
+
+
+def test_a_shorter_list_of_micrographs_rewrites_the_list_of_grids(project):
+    options = ("-i", project.micrographs, "-x", BOX)
+    assert project.call("gen_grid", *options) == 0
+    text = (project / project.micrographs).read_text()
+    (project / project.micrographs).write_text(
+        "".join(line for line in text.splitlines(keepends=True) if "mic_a.1" not in line)
+    )
+    assert project.call("gen_grid", *options) == 0
+    assert "mic_a.1" not in (project / "ClassBin/grid/grid.star").read_text()
+
+
+def test_other_lists_of_the_same_length_make_another_data_set(trained, capsys):
+    good, bad = ((trained / star).read_bytes() for star in (trained.good, trained.bad))
+    (trained / trained.good).write_bytes(bad)
+    (trained / trained.bad).write_bytes(good)
+    assert trained.call("gen_data", *lists(trained), "-c") == 0
+    capsys.readouterr()
+    assert trained.call("gen_model", "--epochs", 15, "--batch", 16) == 1
+    assert "an earlier run had another content of ClassBin/dataset.json" in capsys.readouterr().err
+    assert trained.call("gen_model", "-s") == 0
+    assert "it may have seen these test windows" in capsys.readouterr().err
+
+
+def test_a_missing_picture_is_drawn_without_training_anew(trained, monkeypatch):
+    before = (trained / "ClassBin/model.h5").read_bytes()
+    (trained / "ClassBin/train_and_test_results.png").unlink()
+    assert trained.call("gen_model", "--epochs", 15, "--batch", 16) == 0
+    assert (trained / "ClassBin/train_and_test_results.png").exists()
+    assert (trained / "ClassBin/model.h5").read_bytes() == before
+
+
+def test_windows_of_stacks_above_the_project_are_not_hidden(project):
+    shutil.copytree(project / "Extract", project / ".hidden")
+    for star in (project.good, project.bad):
+        text = (project / star).read_text().replace("@Extract/", "@.hidden/")
+        (project / star).write_text(text)
+    assert project.call("gen_data", *lists(project)) == 0
+    assert project.call("gen_model", "--epochs", 1) == 0
 
 
 def test_names_that_are_no_utf_8(project):

@@ -20,7 +20,7 @@ from apbc_common.star import StarError
             cli.natural,
             {"0": 0, "4294967295": 2**32 - 1},
             "-1 4294967296 .5",
-            "a whole number from 0",
+            "a whole number from 0 to 4294967295",
         ),
         (cli.even, {"2": 2, "216": 216}, "0 -2 3 2.0", "an even number from 2"),
         (cli.positive, {"1e-3": 0.001, "2": 2.0}, "0 -1 inf nan x", "a number above 0"),

@@ -113,7 +113,7 @@ def test_groups_in_any_order_and_unused_ones(tmp_path):
             [("opticsGroup2            2", "opticsGroup2            1")],
             "rlnOpticsGroup 1 is in data_optics more than once",
         ),
-        ([("16            2", "16            3")], "rlnImageDimensionality 3, 3, expected 2"),
+        ([("16            2", "16            3")], "rlnImageDimensionality 3, expected 2"),
         ([("    2.500000", "    0.000000")], "rlnImagePixelSize 0 of group 2"),
         (
             [("000001@", "000002@")],
