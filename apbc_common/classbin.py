@@ -276,9 +276,13 @@ class Run:
         with open(path, "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ApbcError(f"{self.record.parent}: another run is writing there") from None
+            except OSError as err:  # or a file system without locks: then as if alone
+                if isinstance(err, BlockingIOError):
+                    where = self.record.parent
+                    raise ApbcError(f"{where}: another run is writing there") from None
             try:
+                if (_read_record(self.record) if self.record.exists() else None) != self._earlier:
+                    raise ApbcError(f"{self.record}: another run has just written it; start again")
                 yield
             finally:
                 path.unlink(missing_ok=True)

@@ -249,6 +249,16 @@ def test_a_foreign_file_in_a_folder_is_refused_and_nothing_cleared(script, clear
     assert script.there() == before
 
 
+def test_a_run_that_another_has_overtaken_is_refused(script):
+    late = script.run({"size": 48})
+    script.write()
+    before = script.there()
+    with pytest.raises(ApbcError, match="another run has just written it"):
+        with late.writing([script.folder / "bin/late.txt"]):
+            raise AssertionError("the block must not run")
+    assert script.there() == before
+
+
 @pytest.mark.parametrize("fault", [ApbcError("NaN"), OSError("full")])
 def test_a_failed_run_takes_back_what_it_wrote(script, fault):
     with pytest.raises(type(fault)):
