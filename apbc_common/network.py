@@ -100,8 +100,7 @@ def load_model(path, record):
 def _check_version(path):
     import h5py
 
-    with open(path, "rb"):  # what can't be read is not damaged
-        pass
+    open(path, "rb").close()  # what can't be read is not damaged
     try:
         with h5py.File(path) as file:
             version = file.attrs.get("keras_version", "none")
