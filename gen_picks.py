@@ -159,8 +159,7 @@ def distances_px(project, particles, micrographs_star, min_distance):
             f"{particles.block.path}: --min-distance needs the micrographs' pixel size; "
             "give their list with -m"
         )
-    listed = relion.read_micrographs(star)
-    apix = dict(zip(listed.names, listed.apix, strict=True))
+    apix = relion.read_micrographs(star).apix_by_name()
     unknown = [name for name in particles.micrographs if not apix.get(name)]
     if unknown:
         raise ApbcError(

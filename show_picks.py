@@ -118,9 +118,7 @@ def micrograph_apix(project, particles, image):
     star = relion.extract_micrographs(project, particles.stacks[0])
     if star:
         listed = relion.read_micrographs(star)
-        apix = dict(zip(listed.names, listed.apix, strict=True)).get(
-            os.path.relpath(image, project)
-        )
+        apix = listed.apix_by_name().get(os.path.relpath(image, project))
         if apix:
             return apix
     if not (apix := mrc.size(image).apix):

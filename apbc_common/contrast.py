@@ -65,7 +65,7 @@ def measure(project, particles, micrographs_star=None) -> Contrast:
 
 
 def _correlations(project, particles, listed):
-    apix = dict(zip(listed.names, listed.apix, strict=True))
+    apix = listed.apix_by_name()
     known = [
         index
         for index, name in enumerate(particles.micrographs)

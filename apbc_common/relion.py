@@ -81,6 +81,10 @@ class Micrographs:
     names: list[str]
     apix: list[float | None]
 
+    def apix_by_name(self) -> dict[str, float | None]:
+        """Return A a pixel of each micrograph."""
+        return dict(zip(self.names, self.apix, strict=True))
+
 
 def table(path, label, what) -> star.Block:
     """Scan a STAR file and return its one table with a column ``label``.
