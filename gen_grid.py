@@ -91,7 +91,11 @@ def generate(project, micrographs_star, box, out, clear):
     with run.writing(outputs):
         boxes, kept = write_grids(sizes, targets, box)
         relion.write_coordinate_lists(
-            project, micrographs, targets, classbin.grid_list, classbin.grid_suffix
+            project,
+            micrographs.path,
+            dict(zip(micrographs.names, targets, strict=True)),
+            classbin.grid_list,
+            classbin.grid_suffix,
         )
         run.finish({"micrographs": len(targets), "boxes": boxes, "kept": kept})
     print(

@@ -21,9 +21,12 @@ from . import ApbcError, files, mrc, star
 IMAGE = "rlnImageName"
 MICROGRAPH = "rlnMicrographName"
 X, Y = "rlnCoordinateX", "rlnCoordinateY"
+ORIGIN_ANGST = "rlnOriginXAngst", "rlnOriginYAngst"
+ORIGIN_30 = "rlnOriginX", "rlnOriginY"  # in pixels of the particle; 3.0 only
 SCORE = "rlnAutopickFigureOfMerit"
 CLASS, PSI = "rlnClassNumber", "rlnAnglePsi"
 GROUP = "rlnOpticsGroup"
+DEFOCUS = "rlnDefocusU"
 IMAGE_APIX, IMAGE_SIZE = "rlnImagePixelSize", "rlnImageSize"
 DIMENSIONS = "rlnImageDimensionality"
 MICROGRAPH_APIX = "rlnMicrographPixelSize"
@@ -75,11 +78,15 @@ class Particles:
 
 @dataclass(frozen=True)
 class Micrographs:
-    """A micrograph list: names relative to the project, and A a pixel (None where not told)."""
+    """A micrograph list: names relative to the project, and A a pixel (None where not told).
+
+    ``defocus`` is rlnDefocusU in A, or None where the list has no such column.
+    """
 
     path: Path
     names: list[str]
     apix: list[float | None]
+    defocus: list[float] | None = None
 
     def apix_by_name(self) -> dict[str, float | None]:
         """Return A a pixel of each micrograph."""
@@ -141,6 +148,29 @@ def read_particles(project, path) -> Particles:
     optics, group = _particle_optics(block, groups)
     found = Particles(block, optics, group, stacks, stack, section, micrographs, micrograph, xy)
     return replace(found, optics=_check_stacks(Path(project), found))
+
+
+def origins(particles) -> np.ndarray | None:
+    """Return how far each particle's centre lies before its coordinate, in A: float64 (N, 2).
+
+    The centre is the coordinate less this (getCoordinateMetaDataTable of RELION 3.1). None where
+    the list has never been aligned.
+
+    Raises
+    ------
+    StarError
+        If one of a pair of columns is missing, or a cell is no number.
+    """
+    block = particles.block
+    for pair in (ORIGIN_ANGST, ORIGIN_30):
+        if set(pair) & set(block.labels):
+            block.require(*pair)
+            found = block.numbers(*pair)
+            if pair == ORIGIN_30:
+                apix = np.array([kind.apix for kind in particles.optics])
+                found = found * apix[particles.group, None]
+            return found
+    return None
 
 
 def _image_names(block):
@@ -272,6 +302,11 @@ def first(items: Iterable[str], most=3):
     return "; ".join(items[:most]) + ("; ..." if len(items) > most else "")
 
 
+def names_particles(path) -> bool:
+    """Say whether a list is one of particles; if not, it should be one of micrographs."""
+    return any(IMAGE in block.labels for block in star.scan(path).values())
+
+
 def read_micrographs(path) -> Micrographs:
     """Read a micrograph list of RELION 3.0 to 5.0, with each one's own pixel size.
 
@@ -301,7 +336,9 @@ def read_micrographs(path) -> Micrographs:
                 f"{path}:{block.line + row}: {names[other]} and {name} would share one file of "
                 "picks; keep one"
             )
-    return Micrographs(Path(path), names, _micrograph_apix(block, groups, len(names)))
+    apix = _micrograph_apix(block, groups, len(names))
+    defocus = block.numbers(DEFOCUS)[:, 0].tolist() if DEFOCUS in block.labels else None
+    return Micrographs(Path(path), names, apix, defocus)
 
 
 def _micrograph_apix(block, groups, count):
@@ -331,24 +368,57 @@ def rest(name) -> str:
     return os.path.splitext(name[match.end() :] if match else name)[0].lstrip("/")
 
 
-def write_coordinates(path, xy, scores=None):
-    """Write one micrograph's picks as RELION's own pickers do (class 0, psi 0).
+def coordinate_table(xy, scores=None) -> pd.DataFrame:
+    """Return picks as RELION's own pickers write them (class 0, psi 0), every cell text.
 
     Parameters
     ----------
-    path : path-like
-        Written whole or not at all.
     xy : ndarray, shape (N, 2)
         Centres in pixels of the micrograph.
     scores : sequence of float, length N, optional
-        Written with four decimals; without them the column is -999, RELION's "unset".
+        With four decimals; without them the column is -999, RELION's "unset".
     """
     xy = np.asarray(xy).reshape(-1, 2)
     columns = {X: xy[:, 0], Y: xy[:, 1]}
     cells = {label: [f"{value:.2f}" for value in column] for label, column in columns.items()}
     cells[CLASS], cells[PSI] = ["0"] * len(xy), ["0.0"] * len(xy)
     cells[SCORE] = ["-999.0"] * len(xy) if scores is None else [f"{s:.4f}" for s in scores]
-    star.write(path, {"": pd.DataFrame(cells, dtype=object)})
+    return pd.DataFrame(cells, dtype=object)
+
+
+def write_coordinates(path, xy, scores=None):
+    """Write one micrograph's picks, whole or not at all, as `coordinate_table` has them."""
+    star.write(path, {"": coordinate_table(xy, scores)})
+
+
+def gather_coordinates(target, parts):
+    """Write one list of the picks of many micrographs, one micrograph in memory at a time.
+
+    Parameters
+    ----------
+    target : path-like
+        Written whole or not at all.
+    parts : iterable of (str, path-like)
+        A micrograph's name and its coordinate file.
+
+    Returns
+    -------
+    dict of str to int
+        How many picks each micrograph has.
+    """
+    labels = list(coordinate_table(np.empty((0, 2))))
+    counts = {}
+    rows = _gathered(parts, labels, counts)
+    star.write_rows(target, "particles", [MICROGRAPH, *labels], rows)
+    return counts
+
+
+def _gathered(parts, labels, counts):
+    for name, path in parts:
+        columns = table(path, X, "coordinate").read(*labels)
+        counts[name] = len(columns)
+        for row in zip(*(columns[label] for label in labels), strict=True):
+            yield name, *row
 
 
 def read_coordinates(path, *micrograph):
@@ -389,49 +459,96 @@ def extract_micrographs(project, stack):
     Read from the job's ``job.star`` (star_mics; 3.1 and later), else from the command in its
     ``note.txt``.
     """
-    match = JOB.search(stack)
-    if not match:
-        return None
-    job = Path(project) / stack[: match.end()]
-    name = None
-    with contextlib.suppress(ApbcError, OSError):
-        options = table(job / "job.star", "rlnJobOptionVariable", "job option").read()
-        values = dict(
-            zip(options["rlnJobOptionVariable"], options["rlnJobOptionValue"], strict=True)
-        )
-        name = values.get("star_mics")
-    if not name and (job / "note.txt").is_file():
-        text = (job / "note.txt").read_text(errors="replace")
-        found = re.findall(r"relion_preprocess\S*\s.*?--i\s+(\S+)", text)
-        name = found[-1] if found else None
+    options, command = _extract_job(project, stack)
+    name = options.get("star_mics") or _option(command, "--i")
     path = Path(project) / name if name else None
     return path if path and os.path.isfile(path) else None
 
 
-def copy_particles(particles, target, keep, values, label=SCORE):
-    """Write some rows of a particle list, unchanged but for one column.
+def extract_norm(project, stack, scale) -> dict:
+    """Find how an Extract job normalised: from the command in its note.txt, else its job.star.
 
-    ``keep`` is bool (N,); ``values`` are the column's cells of all N rows, as text.
+    Parameters
+    ----------
+    project : path-like
+    stack : str
+        A stack of the job.
+    scale : int
+        Edge of its particles in pixels.
+
+    Returns
+    -------
+    dict
+        ``norm`` (bool); ``bg_radius`` (int), in pixels of the particles; ``known`` (bool): if not,
+        these are the defaults of RELION's GUI.
     """
-    star.copy(particles.block, target, keep, label, values)
+    options, command = _extract_job(project, stack)
+    norm = "--norm" in command if command else options.get("do_norm", "Yes") == "Yes"
+    found = {"norm": norm, "bg_radius": int(0.75 * scale / 2)}
+    with contextlib.suppress(ValueError, KeyError, ArithmeticError):
+        if command and norm:
+            found["bg_radius"] = int(float(_option(command, "--bg_radius")))
+        elif not command and float(options["bg_diameter"]) >= 0:
+            ratio = scale / float(options["extract_size"])
+            found["bg_radius"] = int(float(options["bg_diameter"]) / 2 * ratio)
+    return {**found, "known": bool(command) or "do_norm" in options}
 
 
-def write_coordinate_lists(project, micrographs, targets, list_file, suffix_file):
+def _extract_job(project, stack):
+    """Return a job's options by name, and the words of its last command; nothing where unknown."""
+    options, command = {}, []
+    if match := JOB.search(stack):
+        job = Path(project) / stack[: match.end()]
+        with contextlib.suppress(ApbcError, OSError):
+            rows = table(job / "job.star", "rlnJobOptionVariable", "job option").read()
+            options = dict(
+                zip(rows["rlnJobOptionVariable"], rows["rlnJobOptionValue"], strict=True)
+            )
+        with contextlib.suppress(OSError):
+            text = (job / "note.txt").read_text(errors="replace")
+            commands = re.findall(r"relion_preprocess\S*\s(.*--i\s+\S.*)", text)
+            command = commands[-1].split() if commands else []
+    return options, command
+
+
+def _option(command, name):
+    """Return the word behind an option of a command, or ''."""
+    return dict(zip(command, command[1:], strict=False)).get(name, "")
+
+
+def copy_particles(particles, target, keep, columns):
+    """Write some rows of a particle list, unchanged but for some columns.
+
+    ``keep`` is bool (N,); ``columns`` are the cells of all N rows, as text, by label.
+    """
+    star.copy(particles.block, target, keep, columns)
+
+
+def write_coordinate_lists(project, micrographs_star, targets, list_file, suffix_file):
     """Write what makes coordinate files a node for RELION: the list of 4 and 5, the suffix of 3.1.
 
     Parameters
     ----------
     project : path-like
         Paths in the files are relative to it.
-    micrographs : Micrographs
-    targets : list of pathlib.Path
+    micrographs_star : path-like
+    targets : dict of str to path-like
         The coordinate file of each micrograph.
     list_file, suffix_file : pathlib.Path
         ``autopick.star`` and ``coords_suffix_autopick.star``, or of another name.
     """
     columns = {
-        MICROGRAPH: micrographs.names,
-        "rlnMicrographCoordinates": [os.path.relpath(path, project) for path in targets],
+        MICROGRAPH: list(targets),
+        "rlnMicrographCoordinates": [os.path.relpath(path, project) for path in targets.values()],
     }
     star.write(list_file, {"coordinate_files": pd.DataFrame(columns, dtype=object)})
-    files.write_text(suffix_file, os.path.relpath(micrographs.path, project) + "\n")
+    files.write_text(suffix_file, os.path.relpath(micrographs_star, project) + "\n")
+
+
+def read_coordinate_list(path) -> list[str]:
+    """Return the micrographs that a list of coordinate files names."""
+    return (
+        table(path, "rlnMicrographCoordinates", "coordinate file")
+        .read(MICROGRAPH)[MICROGRAPH]
+        .tolist()
+    )

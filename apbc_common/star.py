@@ -308,8 +308,8 @@ def _entries(handle):
             yield line
 
 
-def copy(block, target, keep, label, values):
-    """Copy a file, keeping only some rows of one block and setting one column of it.
+def copy(block, target, keep, columns):
+    """Copy a file, keeping only some rows of one block and setting some columns of it.
 
     All else (other blocks, comments, the other cells, their spacing and digits) stays as it is.
 
@@ -321,29 +321,30 @@ def copy(block, target, keep, label, values):
         Written whole or not at all.
     keep : ndarray of bool, shape (rows,)
         The rows to keep.
-    label : str
-        The column to replace, or to add as the last one where the block lacks it.
-    values : sequence of str, length rows
-        Its new cells.
+    columns : dict of str to sequence of str, length rows
+        New cells by label; a label that the block lacks is added after the last one.
     """
-    rewrite = _cell_setter(block, label)
+    setters = [_cell_setter(block, label) for label in columns]
+    new = [label for label in columns if label not in block.labels]
     with files.atomic(target) as part, open(part, "wb") as out:
         with open(block.path, "rb") as source:
             header = source.read(block.offset)
-            if label not in block.labels:
-                header = _add_label(header, f"_{label} #{len(block.labels) + 1} \n".encode())
+            for number, label in enumerate(new, len(block.labels) + 1):
+                header = _add_label(header, f"_{label} #{number} \n".encode())
             out.write(header)
-            for kept, value in zip(keep.tolist(), values, strict=True):
+            for kept, *values in zip(keep.tolist(), *columns.values(), strict=True):
                 line = source.readline()
                 if kept:
-                    out.write(rewrite(line.rstrip(b"\n"), value.encode()))
+                    for setter, value in zip(setters, values, strict=True):
+                        line = setter(line.rstrip(b"\n"), value.encode())
+                    out.write(line)
             while piece := source.read(1 << 20):
                 out.write(piece)
 
 
 def _add_label(header, label):
     """Put a label line after the last one of a header."""
-    at = header.rindex(b"\n", 0, len(header.rstrip()) + 1) + 1
+    at = header.index(b"\n", len(header.rstrip())) + 1  # RELION ends label lines with a space
     return header[:at] + label + header[at:]
 
 
@@ -397,14 +398,50 @@ def write(path, tables):
         For a cell that no STAR file can hold: with a line end, or both kinds of quotes before a
         space.
     """
+    files.write_text(path, _tables(path, tables))
+
+
+def _tables(path, tables):
     lines = []
     for name, table in tables.items():
-        lines += ["", "# version 30001", "", f"data_{name}", "", "loop_"]
-        lines += [f"_{label} #{number}" for number, label in enumerate(table.columns, 1)]
+        lines += _header(name, table.columns)
         columns = [[_quoted(path, cell) for cell in table[label]] for label in table.columns]
         lines += map(" ".join, zip(*columns, strict=True))
         lines.append("")
-    files.write_text(path, "\n".join(lines) + "\n")
+    return "\n".join(lines) + "\n"
+
+
+def write_rows(path, name, labels, rows, before=None):
+    """Write a loop as its rows come, so that they need not fit into memory.
+
+    Parameters
+    ----------
+    path : path-like
+        Written whole or not at all.
+    name : str
+        Of the block, without ``data_``.
+    labels : list of str
+    rows : iterable of sequences of str
+        The cells of each row.
+    before : dict of str to DataFrame, optional
+        Tables that come first in the file, as `write` takes them.
+
+    Raises
+    ------
+    StarError
+        As `write`.
+    """
+    with files.atomic(path) as part, open(part, "wb") as out:
+        out.write(_encode(_tables(path, before) if before else ""))
+        out.write(_encode("\n".join([*_header(name, labels), ""])))
+        for row in rows:
+            out.write(_encode(" ".join([_quoted(path, cell) for cell in row]) + "\n"))
+        out.write(b"\n")
+
+
+def _header(name, labels):
+    start = ["", "# version 30001", "", f"data_{name}", "", "loop_"]
+    return start + [f"_{label} #{number}" for number, label in enumerate(labels, 1)]
 
 
 def _quoted(path, cell):
@@ -423,6 +460,10 @@ def _text(row):
 
 def _decode(data):
     return os.fsdecode(data)
+
+
+def _encode(text):
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _show(line):

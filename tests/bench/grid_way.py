@@ -236,8 +236,8 @@ from apbc_common import relion
 particles = relion.read_particles(folder, folder + "/particles.star")
 true = np.random.default_rng(0).random(len(particles)) < 0.5
 values = ["0.1234"] * len(particles)
-relion.copy_particles(particles, folder + "/true.star", true, values)
-relion.copy_particles(particles, folder + "/false.star", ~true, values)
+relion.copy_particles(particles, folder + "/true.star", true, {relion.SCORE: values})
+relion.copy_particles(particles, folder + "/false.star", ~true, {relion.SCORE: values})
 """
 
 

@@ -255,7 +255,7 @@ def test_copy_particles_changes_the_score_only(tmp_path, version):
     particles = relion.read_particles(tmp_path, path)
     keep = np.array([True, False, True, False, False, True])
     target = tmp_path / "out" / "true.star"
-    relion.copy_particles(particles, target, keep, [f"0.{i}000" for i in range(6)])
+    relion.copy_particles(particles, target, keep, {relion.SCORE: [f"0.{i}000" for i in range(6)]})
     again = relion.read_particles(tmp_path, target)
     assert again.optics == particles.optics
     old, new = particles.block.read(), again.block.read()
@@ -265,6 +265,60 @@ def test_copy_particles_changes_the_score_only(tmp_path, version):
     assert new[others].to_numpy().tolist() == old[keep][others].to_numpy().tolist()
     head = path.read_bytes()[: particles.block.offset]
     assert target.read_bytes().startswith(head)
+
+
+# --- origins -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "version, expected",
+    [("3.0", None), ("3.1", None), ("4.0", [[1.5, -0.5]] * 6), ("5.0", [[1.5, -0.5]] * 6)],
+)
+def test_origins_of_every_version(tmp_path, version, expected):
+    make_stacks(tmp_path)
+    found = relion.origins(relion.read_particles(tmp_path, DATA / f"particles_{version}.star"))
+    assert expected == (found if found is None else found.tolist())
+
+
+def test_origins_of_3_0_are_pixels_of_each_particle(tmp_path):
+    make_stacks(tmp_path)
+    path = changed(
+        tmp_path,
+        "3.0",
+        ("_rlnDefocusU", "_rlnOriginX"),
+        ("_rlnDefocusV", "_rlnOriginY"),
+        ("mic_b.mrc 10000", "mic_b.mrc 40000"),  # 0.5 A a pixel instead of 2
+        (" 15000.000000 14900.000000", " 3.0 -1.5"),
+        (" 16000.000000 15900.000000", " 3.0 -1.5"),
+    )
+    found = relion.origins(relion.read_particles(tmp_path, path))
+    assert found.tolist() == [[6, -3]] * 3 + [[1.5, -0.75]] * 3
+
+
+@pytest.mark.parametrize(
+    "version, gone, left",
+    [
+        ("4.0", "rlnOriginXAngst", "rlnOriginYAngst"),
+        ("4.0", "rlnOriginYAngst", "rlnOriginXAngst"),
+        ("3.0", "rlnOriginX", "rlnOriginY"),
+    ],
+)
+def test_one_of_a_pair_of_origins_is_refused(tmp_path, version, gone, left):
+    make_stacks(tmp_path)
+    pair = (f"_{gone} ", "_rlnFoo ") if version == "4.0" else ("_rlnDefocusU ", f"_{left} ")
+    path = changed(tmp_path, version, pair)
+    message = error(relion.origins, relion.read_particles(tmp_path, path))
+    table = "data_" if version == "3.0" else "data_particles"
+    assert message.startswith(f"{path}: {table} has no column {gone}; it has ")
+
+
+def test_an_origin_that_is_no_number(tmp_path):
+    make_stacks(tmp_path)
+    path = changed(tmp_path, "4.0", ("    1.500000    -0.500000", "    1.500000    x"))
+    particles = relion.read_particles(tmp_path, path)
+    assert error(relion.origins, particles) == (
+        f"{path}:{particles.block.line}: rlnOriginYAngst is 'x', expected a number"
+    )
 
 
 # --- micrographs ---------------------------------------------------------------------------------
@@ -324,6 +378,18 @@ def test_a_pixel_size_that_is_not_told_is_none(tmp_path, version, pair, apix):
 def test_micrograph_lists_that_are_refused(tmp_path, pair, message):
     path = changed(tmp_path, "3.1", pair, kind="micrographs")
     assert error(relion.read_micrographs, path) == f"{path}{message}"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_list_is_one_of_particles_or_of_micrographs(version):
+    assert relion.names_particles(DATA / f"particles_{version}.star")
+    assert not relion.names_particles(DATA / f"micrographs_{version}.star")
+
+
+def test_the_defocus_where_it_is_told(tmp_path):
+    assert relion.read_micrographs(DATA / "micrographs_3.1.star").defocus == [15000, 16000]
+    path = changed(tmp_path, "3.1", ("_rlnDefocusU", "_rlnFoo"), kind="micrographs")
+    assert relion.read_micrographs(path).defocus is None
 
 
 def test_a_list_without_micrographs(tmp_path):
@@ -400,13 +466,13 @@ def test_coordinate_lists_name_micrographs_as_their_list_does(tmp_path, version)
     source = tmp_path / "Ctf Find" / "micrographs.star"
     source.parent.mkdir()
     source.write_bytes((DATA / f"micrographs_{version}.star").read_bytes())
-    micrographs = relion.read_micrographs(source)
-    targets = [tmp_path / "ClassBin/grid" / f"{relion.rest(n)}_x.star" for n in micrographs.names]
+    names = relion.read_micrographs(source).names
+    targets = {n: tmp_path / "ClassBin/grid" / f"{relion.rest(n)}_x.star" for n in names}
     out, suffix = (
         tmp_path / "ClassBin/grid/grid.star",
         tmp_path / "ClassBin/grid/coords_suffix_x.star",
     )
-    relion.write_coordinate_lists(tmp_path, micrographs, targets, out, suffix)
+    relion.write_coordinate_lists(tmp_path, source, targets, out, suffix)
     assert suffix.read_text() == "Ctf Find/micrographs.star\n"
     block = star.scan(out)["coordinate_files"]
     assert block.read("rlnMicrographName", "rlnMicrographCoordinates").to_numpy().tolist() == [
@@ -417,13 +483,29 @@ def test_coordinate_lists_name_micrographs_as_their_list_does(tmp_path, version)
 
 def test_coordinate_lists_hold_names_with_spaces(tmp_path):
     source = put(tmp_path, "data_\nloop_\n_rlnMicrographName\n'Mic 1/a b.mrc'\n")
-    micrographs = relion.read_micrographs(source)
+    targets = dict.fromkeys(relion.read_micrographs(source).names, tmp_path / "a b.star")
     out = tmp_path / "grid.star"
-    relion.write_coordinate_lists(
-        tmp_path, micrographs, [tmp_path / "a b.star"], out, tmp_path / "s"
-    )
+    relion.write_coordinate_lists(tmp_path, source, targets, out, tmp_path / "s")
     row = star.scan(out)["coordinate_files"].read().to_numpy().tolist()
     assert row == [["Mic 1/a b.mrc", "a b.star"]]
+
+
+def test_picks_of_many_micrographs_in_one_list(tmp_path):
+    names = ["Mic 1/a.mrc", "b.mrc", "c.mrc"]
+    picks = {names[0]: [[1, 2.345], [1e4, 0]], names[1]: [], names[2]: [[7, 8]]}
+    parts = []
+    for i, (name, xy) in enumerate(picks.items()):
+        parts.append((name, tmp_path / f"{i}.star"))
+        relion.write_coordinates(parts[-1][1], xy, [0.5, 0.25][: len(xy)])
+    counts = relion.gather_coordinates(tmp_path / "all.star", iter(parts))
+    assert counts == {names[0]: 2, names[1]: 0, names[2]: 1}
+    assert star.scan(tmp_path / "all.star")["particles"].read().to_numpy().tolist() == [
+        [names[0], "1.00", "2.35", "0", "0.0", "0.5000"],
+        [names[0], "10000.00", "0.00", "0", "0.0", "0.2500"],
+        [names[2], "7.00", "8.00", "0", "0.0", "0.5000"],
+    ]
+    xy, scores = relion.read_coordinates(tmp_path / "all.star", names[0])
+    assert xy.tolist() == [[1, 2.35], [1e4, 0]] and scores.tolist() == [0.5, 0.25]
 
 
 # --- the Extract job -----------------------------------------------------------------------------
@@ -461,3 +543,42 @@ def test_the_micrographs_of_an_extract_job(tmp_path, files, expected):
         (tmp_path / expected).touch()
         assert relion.extract_micrographs(tmp_path, STACKS[0]) == tmp_path / expected
     assert relion.extract_micrographs(tmp_path, "Particles/mic_a.mrcs") is None
+
+
+def job(folder, note="", **options):
+    """Write the files of Extract/job003: its note, and its options where there are some."""
+    path = folder / "Extract/job003"
+    path.mkdir(parents=True)
+    if options:
+        rows = "".join(f'\n{name} "{value}"' for name, value in options.items())
+        put(path, JOB_STAR.rstrip("\n") + rows + "\n\n", "job.star")
+    if note:
+        put(path, f" ++++ with the command:\n`which relion_preprocess_mpi` {note}\n", "note.txt")
+
+
+BINNED = {"do_norm": "Yes", "extract_size": "216"}
+
+
+@pytest.mark.parametrize(
+    "note, options, expected",
+    [
+        ("--i m.star --norm --bg_radius 20 --scale 64 ", {}, (True, 20, True)),
+        ("--i m.star --bg_radius 20.0 --norm", {"do_norm": "No"}, (True, 20, True)),
+        ("--i m.star --extract", BINNED, (False, 24, True)),
+        ("--i m.star --norm --bg_radius x", {}, (True, 24, True)),
+        ("--version", BINNED, (True, 24, True)),  # no extraction
+        ("", {**BINNED, "bg_diameter": "-1"}, (True, 24, True)),
+        ("", {**BINNED, "bg_diameter": "140"}, (True, 20, True)),  # 70 of 216 px
+        ("", {**BINNED, "bg_diameter": "inf"}, (True, 24, True)),
+        ("", {"do_norm": "Yes", "bg_diameter": "140"}, (True, 24, True)),  # of what box?
+        ("", {"do_norm": "No"}, (False, 24, True)),
+        ("", {"fn_x": "y"}, (True, 24, False)),
+        ("", {}, (True, 24, False)),
+    ],
+)
+def test_how_an_extract_job_normalised(tmp_path, note, options, expected):
+    job(tmp_path, note, **options)
+    found = relion.extract_norm(tmp_path, STACKS[0], 64)
+    assert tuple(found[name] for name in ("norm", "bg_radius", "known")) == expected
+    other = relion.extract_norm(tmp_path, "Particles/mic_a.mrcs", 64)
+    assert other == {"norm": True, "bg_radius": 24, "known": False}

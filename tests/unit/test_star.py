@@ -223,7 +223,7 @@ def test_a_number_that_is_none_is_named_with_its_line(tmp_path, cell):
 
 def copied(block, keep, label, values):
     target = block.path.with_name("copy.star")
-    star.copy(block, target, np.array(keep), label, values)
+    star.copy(block, target, np.array(keep), {label: values})
     return target.read_text()
 
 
@@ -269,6 +269,17 @@ def test_copy_adds_a_column(tmp_path):
     )
     again = star.scan(block.path.with_name("copy.star"))["particles"]
     assert again.read(SCORE)[SCORE].tolist() == ["0.1", "0.2", "0.4"]
+
+
+def test_copy_adds_columns_as_relion_writes_files_with_spaces_at_line_ends(tmp_path):
+    block = table(tmp_path, *(f"{row} " for row in ROWS), end=TAIL)
+    text = block.path.read_text().replace("_rlnUnknownThing #3\n", "_rlnUnknownThing #3 \n")
+    block = star.scan(put(tmp_path, text))["particles"]
+    target = tmp_path / "copy.star"
+    star.copy(block, target, np.ones(3, bool), {"rlnA": "abc", "rlnB": "def"})
+    added = star.scan(target)["particles"]
+    assert added.labels == (*block.labels, "rlnA", "rlnB")
+    assert added.read("rlnA", "rlnB").to_numpy().tolist() == [["a", "d"], ["b", "e"], ["c", "f"]]
 
 
 def test_copy_adds_a_label_before_blank_lines_and_remarks(tmp_path):
@@ -344,6 +355,25 @@ def test_write_refuses_what_no_file_can_hold(tmp_path, cell):
     message = f"{path}: a STAR file can't hold the cell {cell!r}; rename it"
     assert error(star.write, path, {"": pd.DataFrame({"a": [cell]})}) == message
     assert not path.exists()
+
+
+def test_rows_are_written_as_they_come(tmp_path):
+    rows = [["a b", "001"], ["it's", "1.0e-07"], ["", "#"]]
+    one, other = tmp_path / "new" / "one.star", tmp_path / "other.star"
+    star.write_rows(one, "particles", ["rlnA", "rlnB"], iter(rows))
+    star.write(other, {"particles": pd.DataFrame(rows, columns=["rlnA", "rlnB"])})
+    assert one.read_bytes() == other.read_bytes()
+    star.write_rows(other, "", ["rlnA"], [])
+    assert star.scan(other)[""].read().to_numpy().tolist() == []
+
+
+def test_rows_that_cannot_all_be_written_leave_what_was_there(tmp_path):
+    path = put(tmp_path, "mine")
+    rows = iter([["a"], ["b\nc"]])
+    message = f"{path}: a STAR file can't hold the cell 'b\\nc'; rename it"
+    assert error(star.write_rows, path, "", ["rlnA"], rows) == message
+    assert [found.name for found in tmp_path.iterdir()] == ["f.star"]
+    assert path.read_text() == "mine"
 
 
 def test_the_readme_of_the_data_names_every_file():
