@@ -8,13 +8,16 @@ import fcntl
 import json
 import math
 import os
+import re
 import time
 from pathlib import Path
 
 from . import ApbcError, __version__, files
 
+SIZES = ("window_px", "window_angst", "box_angst", "diameter_angst")  # of a data set's record
 KINDS = ("bad", "good")  # the label of a window is the index of its kind
 PARTS = ("train", "test")
+DERIVED = ("offcentre", "beside", "empty")  # windows that no list holds, added to the bad
 
 
 class ClassBin:
@@ -32,10 +35,30 @@ class ClassBin:
     def __init__(self, project, out=None):
         self.folder = Path(out) if out else Path(project) / "ClassBin"
         self.grid_dir = self.folder if out else self.folder / "grid"
+        self.picks_dir = self.folder if out else self.folder / "picks"
 
     def windows(self, part, kind) -> Path:
         """Return the folder of the PNG windows of a part ('train', 'test') and kind."""
         return self.folder / part / kind
+
+    @staticmethod
+    def window_name(stem, number, kind, derived="") -> str:
+        """Return a window's file name: where it is from, its number there, its kind.
+
+        >>> ClassBin.window_name("Movies__a", 12, "bad", "empty")
+        'Movies__a_000012_bad_empty.png'
+        """
+        return f"{stem}_{number:06d}_{kind}{derived and '_' + derived}.png"
+
+    @staticmethod
+    def parse_window(name) -> tuple[str, str]:
+        """Return the stem of a window's file name, and what it is derived as ('': listed).
+
+        >>> ClassBin.parse_window("Movies__a_000012_bad_empty.png")
+        ('Movies__a', 'empty')
+        """
+        found = re.fullmatch(r"(.*)_\d{6,}_(?:good|bad)(?:_([a-z]+))?\.png", name, re.DOTALL)
+        return (found[1], found[2] or "") if found else (name, "")
 
     @property
     def dataset(self) -> Path:
@@ -75,6 +98,42 @@ class ClassBin:
     def grid_suffix(self) -> Path:
         """Return the one-line file that RELION 3.1 takes for a set of coordinate files."""
         return self.grid_dir / "coords_suffix_grid.star"
+
+    def picks_file(self, rest) -> Path:
+        """Return where a micrograph's picks go; ``rest`` is from `relion.rest`."""
+        return self.picks_dir / f"{rest}_autopick.star"
+
+    def candidates_file(self, rest) -> Path:
+        """Return where a micrograph's candidates are kept, for the list of all of them."""
+        return self.picks_dir / ".candidates" / f"{rest}.star"
+
+    @property
+    def picks_list(self) -> Path:
+        """Return the list of pick files that RELION 4 and 5 take."""
+        return self.picks_dir / "autopick.star"
+
+    @property
+    def picks_suffix(self) -> Path:
+        """Return the one-line file that RELION 3.1 takes for a set of pick files."""
+        return self.picks_dir / "coords_suffix_autopick.star"
+
+    def all_picks(self, which) -> Path:
+        """Return the list of all 'picks', or of all 'candidates'."""
+        return self.picks_dir / f"{which}.star"
+
+    def picks_stack(self, rest) -> Path:
+        """Return where the images of a micrograph's picks go; ``rest`` is from `relion.rest`."""
+        return self.picks_dir / f"{rest}.mrcs"
+
+    @property
+    def picks_particles(self) -> Path:
+        """Return the list of the images of all picks."""
+        return self.picks_dir / "particles.star"
+
+    @property
+    def picks_record(self) -> Path:
+        """Return where the record of a run of direct picking lies."""
+        return self.picks_dir / "run_gen_picks.json"
 
     def particles(self, which) -> Path:
         """Return the list of 'true', 'false' or 'unique' particles."""
@@ -137,14 +196,35 @@ def read_model_record(model):
     return record
 
 
+def read_picking(path):
+    """Return the record of the run of direct picking that wrote a file, or None.
+
+    Raises
+    ------
+    ApbcError
+        If the record in the folder of the file, or above it, is damaged.
+    """
+    path = Path(os.path.abspath(path))
+    for folder in path.parents:
+        found = ClassBin(None, folder).picks_record
+        if found.exists():
+            record = _read_record(found)
+            ours = "list" in record.get("growing", {}) and "model" in record["inputs"]
+            wrote = os.fspath(path.relative_to(folder)) in record["outputs"]
+            return record if ours and wrote else None
+    return None
+
+
 def _is_dataset(record):
     """Say whether what dataset.json should hold is there and makes sense."""
     if not isinstance(record, dict) or not isinstance(record.get("window_px"), int):
         return False
-    sizes = [record.get(name) for name in ("window_px", "window_angst", "box_angst")]
+    sizes = [record.get(name) for name in SIZES]
     counts = record.get("counts")
     return (
         all(isinstance(size, int | float) and 0 < size < math.inf for size in sizes)
+        and record.get("source") in ("stack", "micrograph")
+        and record.get("contrast", 0) in (1, -1, None)
         and isinstance(counts, dict)
         and counts.keys() == set(PARTS)
         and all(isinstance(part, dict) and part.keys() == set(KINDS) for part in counts.values())
@@ -223,7 +303,7 @@ class Run:
         )
 
     @contextlib.contextmanager
-    def writing(self, outputs, folders=()):
+    def writing(self, outputs, folders=(), keep=False):
         """Write the record as unfinished, and take back what the block wrote if it fails.
 
         It fails with ApbcError (the user's data) or OSError (a full disk). An interrupted or
@@ -235,6 +315,8 @@ class Run:
             All that will be written, below the record's folder.
         folders : iterable of pathlib.Path
             Folders that may hold nothing else.
+        keep : bool
+            Whether a failed run too leaves what it has, and the next one goes on.
 
         Raises
         ------
@@ -259,6 +341,8 @@ class Run:
                 try:
                     yield
                 except (ApbcError, OSError):
+                    if keep:
+                        raise
                     self._remove([*fresh, self.record.name])
                     if self._earlier:
                         write_json(self.record, self._earlier)

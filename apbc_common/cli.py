@@ -16,6 +16,7 @@ from pathlib import Path
 from . import ApbcError
 
 COUNTS = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"  # tqdm's fields
+NOTED = "{n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}{postfix}]"
 
 
 class ProjectFile(str):
@@ -51,6 +52,21 @@ def even(text) -> int:
 def positive(text) -> float:
     """Argparse type: a number above 0."""
     return number(text, float, lambda value: 0 < value < float("inf"), "a number above 0")
+
+
+def not_negative(text) -> float:
+    """Argparse type: a number of at least 0."""
+    return number(text, float, lambda value: 0 <= value < float("inf"), "a number of at least 0")
+
+
+def percent(text) -> float:
+    """Argparse type: a number from 0 to 100."""
+    return number(text, float, lambda value: 0 <= value <= 100, "a number from 0 to 100")
+
+
+def jobs(text) -> int:
+    """Argparse type: a number of processes."""
+    return number(text, int, lambda value: 1 <= value <= 256, "a whole number from 1 to 256")
 
 
 def probability(text) -> float:
@@ -171,11 +187,13 @@ def explain(err) -> str:
 
 
 def warn(text):
-    """Print a warning to stderr."""
-    print(f"warning: {text}", file=sys.stderr)
+    """Print a warning to stderr, above a line of progress."""
+    tqdm = sys.modules.get("tqdm")
+    with tqdm.tqdm.external_write_mode(sys.stderr) if tqdm else contextlib.nullcontext():
+        print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
-def progress(items, unit, total=None, count=lambda item: 1):
+def progress(items, unit, total=None, count=lambda item: 1, note=None):
     """Yield ``items`` and show on stderr how many are done, how fast, and the time left.
 
     On a terminal one line is rewritten; elsewhere (a log file) there is a line every tenth.
@@ -190,26 +208,32 @@ def progress(items, unit, total=None, count=lambda item: 1):
         How many there will be (default: ``len(items)``).
     count : callable, optional
         How many units an item is worth (default: 1).
+    note : callable, optional
+        Of the units done and the seconds spent: what to say in place of the speed.
     """
     from tqdm import tqdm
 
     total = len(items) if total is None else total
-    if sys.stderr.isatty():
-        look = {"dynamic_ncols": True, "leave": False, "bar_format": f"{{l_bar}}{{bar}}| {COUNTS}"}
-        with tqdm(total=total, unit=f" {unit}", **look) as bar:
-            for item in items:
-                yield item
-                bar.update(count(item))
-        return
     done, tenths, start = 0, 0, time.monotonic()
-    for item in items:
-        yield item
-        done += count(item)
-        if total and 10 * done // total > tenths:
-            tenths = 10 * done // total
+    terminal = sys.stderr.isatty()
+    ending = COUNTS if note is None else NOTED
+    look = {"unit": f" {unit}", "bar_format": f"{{percentage:3.0f}}% {ending}"}
+    if terminal:
+        look = {"unit": f" {unit}", "bar_format": f"{{l_bar}}{{bar}}| {ending}"}
+    with tqdm(total=total, dynamic_ncols=True, leave=False, disable=not terminal, **look) as bar:
+        for item in items:
+            yield item
+            done += count(item)
             spent = time.monotonic() - start
-            look = {"unit": f" {unit}", "bar_format": f"{{percentage:3.0f}}% {COUNTS}"}
-            print(tqdm.format_meter(done, total, spent, **look), file=sys.stderr, flush=True)
+            if terminal:
+                if note:
+                    bar.set_postfix_str(note(done, spent), refresh=False)
+                bar.update(count(item))
+            elif total and 10 * done // total > tenths:
+                tenths = 10 * done // total
+                said = {"postfix": note(done, spent)} if note else {}
+                line = tqdm.format_meter(done, total, spent, **look, **said)
+                print(line, file=sys.stderr, flush=True)
 
 
 def status(text):

@@ -6,23 +6,30 @@ Images are (N, H, W), row 0 first; the centre of a box of even size is index siz
 from __future__ import annotations
 
 import numpy as np
-from scipy import fft
+from scipy import fft, ndimage
 
 CLIP = 4.0  # standard deviations that 0 and 255 stand for
+HOT = 8.0  # standard deviations of a micrograph beyond which a pixel says nothing
+EDGE = 0.9  # of an average's contrast, lost at the particle's edge
+RIM = 0.05  # of it, reversed, that make a rim
+FLAT = 0.2  # of a micrograph's median local deviation: what varies less is no ice
 
 
-def condition(images, size) -> np.ndarray:
+def condition(images, scaled, size=None) -> np.ndarray:
     """Turn boxes into what the network sees: grey windows of one size.
 
-    Each image is brought to ``size`` px in Fourier space, to mean 0 and standard deviation 1,
-    clipped at 4 of them and mapped to 0..255. Training and picking both call this.
+    Each image is brought to ``scaled`` px in Fourier space, to mean 0 and standard deviation 1,
+    clipped at 4 of them and mapped to 0..255; the middle of that is kept. Training and picking both
+    call this.
 
     Parameters
     ----------
     images : ndarray of float32, shape (N, box, box)
         Boxes of a stack; box is even.
-    size : int
-        Edge of the windows in pixels, even.
+    scaled : int
+        Edge in pixels of the whole box at the windows' scale, even.
+    size : int, optional
+        Edge of the windows in pixels, even, at most ``scaled`` (default: ``scaled``).
 
     Returns
     -------
@@ -38,14 +45,152 @@ def condition(images, size) -> np.ndarray:
     low, high = (edge(images, axis=(1, 2), keepdims=True) for edge in (np.min, np.max))
     # By a power of two, which changes no digit: squares then stay in the range of float32.
     images = np.ldexp(images, -np.frexp(high - low)[1])
-    if images.shape[-1] != size:
-        images = resize(images, size)
+    if images.shape[-1] != scaled:
+        images = resize(images, scaled)
     images = images - images.mean(axis=(1, 2), keepdims=True)
-    deviation = np.sqrt(np.einsum("nij,nij->n", images, images) / size**2)
+    deviation = np.sqrt(np.einsum("nij,nij->n", images, images) / scaled**2)
     deviation = np.maximum(deviation, 1e-6)  # all of an image may lie above the new Nyquist
+    if size and size != scaled:
+        middle = slice((scaled - size) // 2, (scaled + size) // 2)
+        images = images[:, middle, middle]
     images *= (127.5 / CLIP / deviation)[:, None, None]
     images += 127.5
     return np.rint(np.clip(images, 0, 255, out=images), out=images).astype(np.uint8)
+
+
+def condition_micrograph(picture, apix, wanted, region):
+    """Turn a micrograph into what the network sees: grey values of one scale and contrast.
+
+    It is brought to the scale wanted by Fourier cropping, the local mean is taken off, the result
+    divided by the local deviation, both over squares of ``region``, clipped at 4 and mapped to
+    0..255 as in `condition`. Training and picking both call this.
+
+    Parameters
+    ----------
+    picture : ndarray of float32, shape (ny, nx)
+        As in the MRC file.
+    apix, wanted : float
+        A a pixel of the picture and of the result.
+    region : float
+        Edge in A of the squares of mean and deviation: about a box.
+
+    Returns
+    -------
+    grey : ndarray of uint8, shape (my, mx)
+        Its first pixel lies on the picture's first.
+    scale : ndarray of float64, shape (2,)
+        Pixels of the picture a pixel of ``grey``, along x and y: near wanted / apix, not equal to
+        it, since ``grey`` has a whole number of pixels.
+
+    Raises
+    ------
+    ValueError
+        If ``wanted`` is so coarse that nothing is left.
+    """
+    shape = [min(n, round(n * apix / wanted)) for n in picture.shape]
+    if min(shape) < 3:
+        raise ValueError(f"{wanted:g} A a pixel leaves {shape[1]} x {shape[0]} pixels")
+    small = _crop_spectrum(_without_hot(picture), shape)
+    edge = max(3, round(region / wanted))
+    small -= ndimage.uniform_filter(small, edge, mode="reflect")
+    variance = ndimage.uniform_filter(small * small, edge, mode="reflect")
+    deviation = np.sqrt(np.maximum(variance, 0))  # rounding leaves less where all is flat
+    small /= np.maximum(deviation, max(FLAT * float(np.median(deviation)), 1e-30))
+    small *= 127.5 / CLIP
+    small += 127.5
+    grey = np.rint(np.clip(small, 0, 255, out=small), out=small).astype(np.uint8)
+    return grey, np.array(picture.shape[::-1]) / np.array(shape[::-1])
+
+
+def _without_hot(picture):
+    """Bring to mean 0 and deviation 1, clipped at HOT: float32.
+
+    A pixel far out inflates the deviation itself: with it clipped, the rest is looked at anew.
+    """
+    far = True
+    while far:
+        picture = picture - float(picture.mean(dtype=np.float64))  # a NumPy scalar makes float64
+        picture /= float(picture.std(dtype=np.float64))
+        far = max(picture.max(), -picture.min()) > 10 * HOT
+        np.clip(picture, -HOT, HOT, out=picture)
+    return picture
+
+
+def _crop_spectrum(picture, shape):
+    """Sample a picture anew at fewer points, (my, mx): frequencies below their Nyquist stay."""
+    (ny, _), (my, mx) = picture.shape, shape
+    if picture.shape == (my, mx):
+        return picture
+    columns, rows = (mx + 1) // 2, (my + 1) // 2
+    spectrum = fft.rfft(picture, axis=1, norm="forward")[:, :columns]
+    spectrum = fft.fft(spectrum, axis=0, norm="forward", overwrite_x=True)
+    out = np.zeros((my, mx // 2 + 1), spectrum.dtype)
+    out[:rows, :columns] = spectrum[:rows]
+    out[my - rows + 1 :, :columns] = spectrum[ny - rows + 1 :]
+    return fft.irfft2(out, s=(my, mx), norm="forward", overwrite_x=True)
+
+
+def reflect(start, count, length):
+    """Return the indices start .. start + count - 1, reflected at both ends of 0 .. length - 1.
+
+    >>> reflect(-2, 6, 3).tolist()
+    [2, 1, 0, 1, 2, 1]
+    """
+    index = np.abs(np.asarray(start)[..., None] + np.arange(count))
+    return length - 1 - np.abs(length - 1 - index % (2 * length - 2))
+
+
+def windows(grey, xy, size) -> np.ndarray:
+    """Cut windows from a conditioned micrograph; what lies outside is its reflection.
+
+    Parameters
+    ----------
+    grey : ndarray of uint8, shape (my, mx)
+        From `condition_micrograph`.
+    xy : ndarray, shape (N, 2)
+        Centres in its pixels; rounded.
+    size : int
+        Even.
+
+    Returns
+    -------
+    ndarray of uint8, shape (N, size, size)
+    """
+    corner = np.rint(np.asarray(xy).reshape(-1, 2)).astype(np.int64) - size // 2
+    x, y = (reflect(corner[:, axis], size, grey.shape[1 - axis]) for axis in (0, 1))
+    return grey[y[:, :, None], x[:, None, :]]
+
+
+def diameter(average) -> float:
+    """Measure a particle on the average of its windows, in their pixels.
+
+    Underfocus puts a rim of reversed contrast round a particle: the diameter is that of the ring
+    where the mean over angles is most reversed, about what one would draw by eye. Without a rim it
+    is where EDGE of the contrast is lost.
+
+    Parameters
+    ----------
+    average : ndarray, shape (n, n)
+        Particles light or dark; centre at index n/2.
+
+    Returns
+    -------
+    float
+        At most n; n if there is no contrast.
+    """
+    n = len(average)
+    y, x = np.mgrid[:n, :n] - n // 2
+    ring = np.rint(np.hypot(x, y)).astype(int)
+    inner = ring <= n // 2
+    profile = np.bincount(ring[inner], average[inner]) / np.bincount(ring[inner])
+    few = max(2, n // 16)
+    profile -= profile[-few:].mean()
+    profile /= profile[:few].mean() or np.inf
+    rim = int(profile.argmin())
+    if profile[rim] < -RIM:
+        return 2.0 * rim
+    lost = np.flatnonzero(profile < 1 - EDGE)
+    return 2.0 * max(int(lost[0]), 1) if len(lost) and lost[0] else float(n)
 
 
 def faults(images) -> list[str]:

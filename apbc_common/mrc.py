@@ -115,7 +115,7 @@ class Stack:
 
     def read(self, sections) -> np.ndarray:
         """Return sections (0-based, any order) as float32, shape (len(sections), ny, nx)."""
-        return self._data[np.asarray(sections)].astype(np.float32)
+        return self._data[np.asarray(sections)].astype(np.float32, copy=False)  # indexing copies
 
     def close(self):
         """Release the map."""
@@ -132,4 +132,5 @@ def write(path, data, apix):
         handle.set_data(np.asarray(data, dtype=np.float32))
         if handle.data.ndim == 3:
             handle.set_image_stack()
+        handle.header.label[0] = "Autopick-BC"  # mrcfile's has the time: equal files would differ
         handle.voxel_size = apix

@@ -13,17 +13,27 @@ from . import ApbcError, files
 FILTERS = (16, 32, 64, 64)  # of the four convolutions
 DENSE = (128, 64)  # units of the two fully connected layers
 DROPOUT = 0.5
+TILE = 800  # pixels of a micrograph scored at a time, along each axis
 LOGIT = "logit"  # the layer before the sigmoid; peaks are ranked by it, since sigmoids tie at 1
 
 
 def keras():
     """Import and return Keras on TensorFlow, without its start-up messages."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")  # others work there too
     os.environ["KERAS_BACKEND"] = "tensorflow"
     with _quiet_stderr():
         import keras
         import tensorflow  # noqa: F401  the messages come now, not later
     return keras
+
+
+def limit_threads(count):
+    """Let TensorFlow use so many cores; call it before anything is computed."""
+    keras()
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(count)
 
 
 def build_model(size):
@@ -66,18 +76,29 @@ def recipe(model) -> list[str]:
     ]
 
 
+def check_model(path, record):
+    """Hold a model's file against its record, at once: TensorFlow stays asleep.
+
+    Raises
+    ------
+    ApbcError
+        If it is missing, no HDF5 file, of Keras 2, or another one than the record's.
+    """
+    _check_file(Path(path))
+    if files.digest(path) != record["sha256"]:
+        raise _another(path, record)
+
+
 def load_model(path, record):
     """Read a model and hold it against its record (`classbin.read_model_record`).
 
     Raises
     ------
     ApbcError
-        If it is missing, damaged, of Keras 2, or another one than the record's.
+        As `check_model`, and if it is damaged.
     """
     path = Path(path)
-    if not path.is_file():
-        raise ApbcError(f"{path}: no model there; run gen_model.py first, or name one with --model")
-    _check_version(path)
+    _check_file(path)
     k = keras()
     try:
         model = k.models.load_model(path, compile=False)
@@ -90,16 +111,23 @@ def load_model(path, record):
         or tuple(model.input_shape[1:]) != (size, size, 1)
         or tuple(model.output_shape[1:]) != (1,)
     ):
-        raise ApbcError(
-            f"{path}: not the model that its record describes (windows of {size} px, sha256 "
-            f"{record['sha256'][:12]}...); train anew with gen_model.py"
-        )
+        raise _another(path, record)
     return model
 
 
-def _check_version(path):
+def _another(path, record):
+    return ApbcError(
+        f"{path}: not the model that its record describes (windows of "
+        f"{record['dataset']['window_px']} px, sha256 {record['sha256'][:12]}...); "
+        "train anew with gen_model.py"
+    )
+
+
+def _check_file(path):
     import h5py
 
+    if not path.is_file():
+        raise ApbcError(f"{path}: no model there; run gen_model.py first, or name one with --model")
     open(path, "rb").close()  # what can't be read is not damaged
     try:
         with h5py.File(path) as file:
@@ -157,6 +185,84 @@ class Scorer:
         padded = np.zeros(self._shape, dtype=np.uint8)
         padded[: len(windows), :, :, 0] = windows
         return self._score(padded).numpy()[: len(windows), 0]
+
+
+class Dense:
+    """The same network at every ``stride``-th place of a conditioned micrograph.
+
+    Pooling below the stride becomes dilation; the padding is valid, so that the score of a place is
+    that of its window to rounding (1e-5), wherever it lies.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Of `load_model` or `build_model`.
+    stride : int
+        1, 2, 4 or 8 pixels.
+    """
+
+    def __init__(self, model, stride):
+        import tensorflow as tf
+
+        self.size, self.stride = model.input_shape[1], stride
+        self._logits = tf.function(
+            lambda grey: _dense(model, tf.cast(grey, tf.float32), stride)[0, :, :, 0],
+            input_signature=[tf.TensorSpec((1, None, None, 1), tf.uint8)],
+        )
+
+    def __call__(self, grey) -> np.ndarray:
+        """Return the logit of each window.
+
+        Parameters
+        ----------
+        grey : ndarray of uint8, shape (H, W)
+            From `images.condition_micrograph`, contrast as in training.
+
+        Returns
+        -------
+        ndarray of float32, shape ((H - size) // stride + 1, (W - size) // stride + 1)
+            Entry (i, j) belongs to the window whose first pixel is (i, j) * stride. Empty where no
+            window fits.
+        """
+        rows, columns = ((length - self.size) // self.stride + 1 for length in grey.shape)
+        if min(rows, columns) < 1:
+            return np.empty((max(rows, 0), max(columns, 0)), np.float32)
+        out = np.empty((rows, columns), np.float32)
+        for top, bottom in self._tiles(rows):
+            for left, right in self._tiles(columns):
+                tile = grey[self._pixels(top, bottom), self._pixels(left, right)]
+                out[top:bottom, left:right] = self._logits(tile[None, :, :, None])
+        return out
+
+    def _tiles(self, count):
+        """Split places into parts of nearly one size: memory does not grow with the micrograph."""
+        edges = np.linspace(0, count, -(-count * self.stride // TILE) + 1).round().astype(int)
+        return zip(edges[:-1], edges[1:], strict=True)
+
+    def _pixels(self, first, end):
+        return slice(first * self.stride, (end - 1) * self.stride + self.size)
+
+
+def _dense(model, x, stride):
+    """Logits (1, rows, columns, 1) of what ``model`` computes at every ``stride``-th place."""
+    import tensorflow as tf
+
+    spacing = dilation = 1  # pixels between neighbours in x; neighbours in x between a layer's taps
+    for layer in model.layers:
+        kind = type(layer).__name__
+        if kind == "Rescaling":
+            x = x * layer.scale + layer.offset
+        elif kind == "Conv2D":
+            x = tf.nn.conv2d(x, layer.kernel, 1, "VALID", dilations=dilation) + layer.bias
+            x = tf.nn.relu(x) if layer.name != LOGIT else x
+        elif kind == "MaxPooling2D" and spacing < stride:
+            x = tf.nn.max_pool2d(x, 2, 2, "VALID")
+            spacing *= 2
+        elif kind == "MaxPooling2D":
+            x = tf.maximum(x[:, :-dilation], x[:, dilation:])
+            x = tf.maximum(x[:, :, :-dilation], x[:, :, dilation:])
+            dilation *= 2
+    return x
 
 
 class _quiet_stderr:

@@ -1,0 +1,90 @@
+"""Pick a micrograph: condition it, score it everywhere, find the peaks."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from . import ApbcError, images, mrc, network, peaks
+
+HEADER_TOLERANCE = 0.01  # by which a header's pixel size may differ from the list's
+
+
+class Picker:
+    """What picks with one model and one set of options.
+
+    Parameters
+    ----------
+    model : keras.Model
+    taught : dict
+        The data set of the model's record.
+    min_distance, border : float
+        A between picks, and between picks and the border.
+    floor : float
+        Least probability of a pick.
+    stride : int
+        Pixels of the conditioned micrograph between places scored: 1, 2, 4 or 8.
+    invert : bool
+        Whether the model was taught with the contrast inverted.
+    """
+
+    def __init__(self, model, taught, min_distance, border, floor, stride=4, invert=False):
+        self.apix, self.box = taught["window_angst"] / taught["window_px"], taught["box_angst"]
+        self.min_distance, self.border = min_distance, border
+        self.least = math.log(floor / (1 - floor)) if 0 < floor < 1 else (2 * floor - 1) * math.inf
+        self.invert = invert
+        self._dense = network.Dense(model, stride)
+
+    def prepare(self, path, apix):
+        """Read and condition a micrograph of ``apix`` A a pixel.
+
+        Returns
+        -------
+        prepared : tuple
+            What `find` takes.
+        fault, note : str
+            '', and what is odd: the header's pixel size is another one.
+
+        Raises
+        ------
+        ApbcError
+            As `mrc.image`, and if the micrograph is smaller than a box.
+        OSError
+            If it can't be read.
+        """
+        size = mrc.size(path)
+        if min(size.nx, size.ny) * apix < self.box:
+            raise ApbcError(
+                f"{path}: {size.nx} x {size.ny} px of {apix:g} A, smaller than a box of "
+                f"{self.box:.0f} A"
+            )
+        note = ""
+        if size.apix and abs(size.apix / apix - 1) > HEADER_TOLERANCE:
+            note = (
+                f"{path}: its header says {size.apix:g} A a pixel, the list {apix:g}; that counts"
+            )
+        grey, scale = images.condition_micrograph(mrc.image(path), apix, self.apix, self.box)
+        return (255 - grey if self.invert else grey, scale, apix), "", note
+
+    def find(self, prepared):
+        """Find the particles of a prepared micrograph.
+
+        Returns
+        -------
+        xy : ndarray of float64, shape (N, 2)
+            In pixels of the micrograph, best first.
+        probabilities : ndarray of float64, shape (N,)
+            Rounded to four decimals, as files have them.
+        """
+        grey, scale, apix = prepared
+        half = self._dense.size // 2
+        beyond = max(0, half - int(self.border / self.apix))  # windows that reach over the border
+        padded = np.pad(grey, beyond, mode="reflect") if beyond else grey
+        xy, logits = peaks.maxima(self._dense(padded), self.least)
+        xy = (xy * self._dense.stride + half - beyond) * scale
+        kept = peaks.best_apart(xy, self.min_distance / apix)
+        margin = math.ceil(self.border / apix)  # RELION cuts coordinates to whole pixels
+        last = np.array(grey.shape[::-1]) * scale - 1
+        kept &= ((xy >= margin) & (xy <= last - margin)).all(axis=1)
+        return xy[kept], np.round(1 / (1 + np.exp(-logits[kept].astype(float))), 4)

@@ -1,0 +1,341 @@
+"""Where training windows come from: RELION's stacks, or the micrographs themselves.
+
+Both kinds of source list their windows, cut those of one file, and describe themselves for
+dataset.json. The script that writes them need not know which it has.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from . import ApbcError, images, mrc, relion
+from .classbin import KINDS
+
+TEST_SHARE = 0.2  # of the particles, or of the micrographs
+VALIDATION_SHARE = 0.2  # of what is not for testing
+CHUNK = 1 << 24  # pixels conditioned at a time
+AVERAGED = 500  # good particles, at most, in the average that the diameter is measured on
+OFFCENTRE = (0.2, 0.5)  # of the box: how far from a good particle's centre
+PER_GOOD = {"offcentre": 1, "empty": 1}  # derived windows a good particle
+PER_BAD = 1  # windows beside a bad particle: shifted, it is as bad
+BESIDE = (0.02, 0.25)  # of the box: how far from a bad particle's
+FAR = 0.5  # of the box: how far empty places are from any listed particle
+TOLERANCE = 0.01  # by which windows' pixels may be smaller than a micrograph's
+TRIES = 20  # places drawn for each that is wanted
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Windows of ``size`` px that cover ``window`` A of boxes of ``box`` A."""
+
+    size: int
+    window: float
+    box: float
+
+    @property
+    def apix(self):
+        """A a pixel of the windows."""
+        return self.window / self.size
+
+    @property
+    def box_px(self):
+        """Edge of the whole box in pixels of the windows: even, as RELION's scaling has it."""
+        return 2 * round(self.box / self.apix / 2)
+
+
+class Window(NamedTuple):
+    """A window to be written: ``where`` is a section of a stack, or x, y of a micrograph."""
+
+    source: str  # stack or micrograph
+    where: int | tuple[float, float]
+    stem: str
+    number: int
+    part: str
+    kind: str
+    derived: str = ""
+
+
+class Stacks:
+    """The particle images as RELION extracted them."""
+
+    coarsest = 0.0  # A a pixel that windows must have at least: stacks may be enlarged
+
+    def __init__(self, project, lists, geometry, seed):
+        self.project, self.lists, self.geometry, self.seed = Path(project), lists, geometry, seed
+
+    def narrow(self, angst):
+        """Let the windows cover about so much: the box gets a whole number of pixels."""
+        size, box = self.geometry.size, self.geometry.box
+        self.geometry = Geometry(size, size * box / Geometry(size, angst, box).box_px, box)
+
+    def windows(self) -> Iterator[Window]:
+        """Yield every window, good and bad each split at random."""
+        flat = flat_names({name for particles in self.lists.values() for name in particles.stacks})
+        for label, kind in enumerate(KINDS):
+            particles = self.lists[kind]
+            parts = split(len(particles), [self.seed, label]).tolist()
+            for part, stack, section in zip(
+                parts, particles.stack.tolist(), particles.section.tolist(), strict=True
+            ):
+                name = particles.stacks[stack]
+                yield Window(name, section, flat[name], section + 1, part, kind)
+
+    def cut(self, name, sections) -> Iterator[np.ndarray]:
+        """Yield the windows (size, size) uint8 of sections of one stack.
+
+        Raises
+        ------
+        ApbcError
+            If an image is constant or not finite.
+        """
+        stack = mrc.Stack(self.project / name)
+        step = max(1, CHUNK // stack.size.nx**2)
+        for start in range(0, len(sections), step):
+            chunk = sections[start : start + step]
+            boxes = stack.read(chunk)
+            for section, fault in zip(chunk, images.faults(boxes), strict=True):
+                if fault:
+                    raise ApbcError(
+                        f"{section + 1:06d}@{stack.path}: the image is {fault}; "
+                        "take it out of the list"
+                    )
+            yield from images.condition(boxes, self.geometry.box_px, self.geometry.size)
+        stack.close()
+
+    def average(self) -> np.ndarray:
+        """Return the mean of good windows, (size, size)."""
+        good, rows = self.lists["good"], {}
+        for row in np.linspace(0, len(good) - 1, min(len(good), AVERAGED)).astype(int).tolist():
+            rows.setdefault(good.stacks[good.stack[row]], []).append(int(good.section[row]))
+        cut = [w for name, sections in rows.items() for w in self.cut(name, sections)]
+        return np.mean(cut, axis=0)
+
+    def record(self) -> dict:
+        """Return what dataset.json says of the source."""
+        return {"source": "stack", "split": "random by class"}
+
+
+def split(count, seed):
+    """Say of each particle whether it is for training or testing.
+
+    Returns an array of 'train' and 'test', shape (count,); a fifth, rounded, is for testing.
+    """
+    parts = np.full(count, "train")
+    test = np.random.default_rng(seed).permutation(count)[: round(TEST_SHARE * count)]
+    parts[test] = "test"
+    return parts
+
+
+class Micrographs:
+    """The conditioned micrographs, as picking sees them, and negatives that no list holds.
+
+    Parameters
+    ----------
+    project : path-like
+    lists : dict of str to relion.Particles
+        By kind; good particles are moved by the origins of a 2D classification.
+    geometry : Geometry
+    seed : int
+    listed : relion.Micrographs
+
+    Raises
+    ------
+    ApbcError
+        If the lists name no micrographs, or some that are not listed, have no pixel size or can't
+        be read; if fewer than three hold good particles.
+    """
+
+    def __init__(self, project, lists, geometry, seed, listed):
+        self.project, self.lists, self.geometry, self.seed = Path(project), lists, geometry, seed
+        for particles in lists.values():
+            if particles.xy is None or particles.micrograph is None:
+                raise ApbcError(
+                    f"{particles.block.path}: no columns {relion.MICROGRAPH}, {relion.X} and "
+                    f"{relion.Y}; cutting from micrographs needs them"
+                )
+        self.apix = listed.apix_by_name()
+        self.names = sorted({name for part in lists.values() for name in part.micrographs})
+        self.sizes = self._read_sizes(listed.path)
+        self.coarsest = max(self.apix[name] for name in self.names)
+        self.centred = relion.origins(lists["good"]) is not None
+        self.outside = 0
+        self.places = {name: {} for name in self.names}  # kind -> (rows, xy)
+        for kind, particles in lists.items():
+            self._place(kind, particles)
+        self.parts = self._split()
+
+    def _read_sizes(self, star):
+        sizes, faults = {}, []
+        for name in self.names:
+            if name not in self.apix:
+                faults.append(f"{name} is not in the list")
+            elif not self.apix[name]:
+                faults.append(f"{name} has no pixel size ({relion.MICROGRAPH_APIX})")
+            else:
+                try:
+                    sizes[name] = mrc.size(self.project / name)
+                except (ApbcError, OSError) as err:
+                    faults.append(str(err) if isinstance(err, ApbcError) else f"{name}: not there")
+        if faults:
+            raise ApbcError(
+                f"{star}: {len(faults)} of {len(self.names)} micrographs of the particles can't be "
+                f"used: {relion.first(faults)}"
+            )
+        return sizes
+
+    def _place(self, kind, particles):
+        """Note where each particle of a kind is; count and leave out what lies outside."""
+        xy = particles.xy
+        shift = relion.origins(particles) if kind == "good" else None
+        if shift is not None:
+            apix = np.array([self.apix[name] for name in particles.micrographs])
+            xy = xy - shift / apix[particles.micrograph, None]
+        for index, name in enumerate(particles.micrographs):
+            rows = np.flatnonzero(particles.micrograph == index)
+            size = self.sizes[name]
+            inside = ((xy[rows] >= 0) & (xy[rows] < (size.nx, size.ny))).all(axis=1)
+            self.outside += int((~inside).sum())
+            self.places[name][kind] = rows[inside], xy[rows[inside]]
+
+    def _xy(self, name, *kinds):
+        found = [self.places[name][kind][1] for kind in kinds if kind in self.places[name]]
+        return np.concatenate([np.empty((0, 2)), *found])
+
+    def _split(self):
+        """Return the part of each micrograph: by micrograph, as picking meets new ones."""
+        good = {name: len(self._xy(name, "good")) for name in self.names}
+        order = [n for n in np.random.default_rng(self.seed).permutation(self.names) if good[n]]
+        if len(order) < 3:
+            raise ApbcError(
+                f"{self.lists['good'].block.path}: good particles on {len(order)} micrographs, "
+                "expected at least 3: one each to learn from, to decide by and to test with"
+            )
+        parts = dict.fromkeys(self.names, "train")
+        left = sum(good.values())
+        for part, share in (("test", TEST_SHARE), ("validation", VALIDATION_SHARE)):
+            wanted, taken = share * left, 0
+            while not taken or (taken + good[order[0]] / 2 <= wanted and len(order) > 2):
+                name = order.pop(0)
+                parts[name] = part
+                taken += good[name]
+            left -= taken
+        return parts
+
+    def windows(self) -> Iterator[Window]:
+        """Yield every window: the listed ones, then those derived, micrograph by micrograph."""
+        flat = flat_names(self.names)
+        for number, name in enumerate(self.names):
+            part = "test" if self.parts[name] == "test" else "train"
+            for kind, (rows, xy) in self.places[name].items():
+                for row, place in zip(rows.tolist(), xy.tolist(), strict=True):
+                    yield Window(name, tuple(place), flat[name], row + 1, part, kind)
+            rng = np.random.default_rng([self.seed, number])
+            drawn = {
+                "offcentre": self._beside(rng, name, "good", PER_GOOD["offcentre"], *OFFCENTRE),
+                "beside": self._beside(rng, name, "bad", PER_BAD, *BESIDE),
+                "empty": self._empty(rng, name),
+            }
+            for derived, places in drawn.items():
+                for i, place in enumerate(places.tolist(), 1):
+                    yield Window(name, tuple(place), flat[name], i, part, "bad", derived)
+
+    def _beside(self, rng, name, kind, count, near, far):
+        """Draw ``count`` places near to far (of the box) from each particle of a kind: (N, 2).
+
+        None is nearer than OFFCENTRE[0] to any good particle; of TRIES places the first that fits
+        is taken.
+        """
+        unit = self.geometry.box / self.apix[name]
+        centre = np.repeat(self._xy(name, kind), count * TRIES, axis=0)
+        angle, radius = rng.uniform(0, 2 * np.pi, len(centre)), rng.uniform(near, far, len(centre))
+        xy = centre + unit * radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        away = _nearest(xy, self._xy(name, "good")) >= OFFCENTRE[0] * unit * (1 - 1e-9)
+        fits = (self._inside(name, xy) & away).reshape(-1, TRIES)
+        first = np.arange(len(fits)) * TRIES + fits.argmax(axis=1)
+        return xy[first[fits.any(axis=1)]]
+
+    def _empty(self, rng, name):
+        """Draw places far from any listed particle: (N, 2)."""
+        size, listed = self.sizes[name], self._xy(name, *KINDS)
+        wanted = PER_GOOD["empty"] * len(self._xy(name, "good"))
+        xy = rng.uniform((0, 0), (size.nx - 1, size.ny - 1), (TRIES * wanted, 2))
+        far = FAR * self.geometry.box / self.apix[name]
+        return xy[_nearest(xy, listed) >= far][:wanted]
+
+    def narrow(self, angst):
+        """Let the windows cover so much."""
+        self.geometry = Geometry(self.geometry.size, angst, self.geometry.box)
+
+    def _inside(self, name, xy):
+        size = self.sizes[name]
+        return ((xy >= 0) & (xy <= (size.nx - 1, size.ny - 1))).all(axis=1)
+
+    def cut(self, name, places) -> np.ndarray:
+        """Return the windows at places of one micrograph, uint8 (N, size, size)."""
+        grey, scale = self._condition(name, self.geometry.apix)
+        return images.windows(grey, np.array(places) / scale, self.geometry.size)
+
+    def _condition(self, name, apix):
+        picture = mrc.image(self.project / name)
+        return images.condition_micrograph(picture, self.apix[name], apix, self.geometry.box)
+
+    def average(self) -> np.ndarray:
+        """Return the mean of good windows, (size, size)."""
+        total, count = 0, 0
+        for name in self.names:
+            if count < AVERAGED and len(good := self._xy(name, "good")):
+                grey, scale = self._condition(name, self.geometry.apix)
+                cut = images.windows(grey, good / scale, self.geometry.size)
+                total, count = total + cut.sum(axis=0, dtype=float), count + len(cut)
+        return total / count
+
+    def record(self) -> dict:
+        """Return what dataset.json says of the source."""
+        flat = flat_names(self.names)
+        return {
+            "source": "micrograph",
+            "split": "by micrograph",
+            "recentred": self.centred,
+            "micrographs": {
+                flat[name]: {"path": name, "apix": self.apix[name], "part": self.parts[name]}
+                for name in self.names
+            },
+            "validation_good": {
+                flat[name]: self._xy(name, "good").round(2).tolist()
+                for name in self.names
+                if self.parts[name] == "validation"
+            },
+        }
+
+
+def _nearest(xy, others):
+    """Return the distance of each place to the nearest of others; inf where there is none."""
+    from scipy.spatial import cKDTree
+
+    return cKDTree(others).query(xy)[0] if len(others) else np.full(len(xy), np.inf)
+
+
+def flat_names(paths):
+    """Return a file stem for each path, no two alike even on a disk without case.
+
+    >>> flat_names({"Extract/job005/a.mrcs"})
+    {'Extract/job005/a.mrcs': 'Extract__job005__a'}
+    """
+    flat, taken = {}, set()
+    for name in sorted(paths):
+        stem = str(Path(name).with_suffix("")).lstrip("./").replace("/", "__")
+        if len(os.fsencode(stem)) > 200:  # of the 255 bytes that a file's name may have
+            stem = os.fsencode(stem)[-200:].decode("utf-8", "ignore")
+        number, unique = 1, stem
+        while unique.lower() in taken:
+            number += 1
+            unique = f"{stem}.{number}"
+        taken.add(unique.lower())
+        flat[name] = unique
+    return flat
