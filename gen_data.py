@@ -11,15 +11,13 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from apbc_common import ApbcError, cli
 from apbc_common.classbin import KINDS, PARTS, ClassBin, Run, write_json
 
-TEST_SHARE = 0.2
 FEWEST = 10  # particles of a class
+DIAMETERS = 1.5  # that windows cut from micrographs cover
 TOLERANCE = 0.01  # by which boxes and pixel sizes in A may differ
-CHUNK = 1 << 24  # pixels conditioned at a time
 
 
 def build_parser():
@@ -49,6 +47,23 @@ def build_parser():
         help="the micrographs, to check coordinates and contrast (default: the Extract job's)",
     )
     parser.add_argument(
+        "--from-micrographs",
+        action="store_true",
+        help="cut the windows from the micrographs, and add negatives: for direct picking",
+    )
+    parser.add_argument(
+        "--window",
+        type=cli.positive,
+        metavar="A",
+        help="how much the windows cover (default: the box; of micrographs, 1.5 diameters)",
+    )
+    parser.add_argument(
+        "--diameter",
+        type=cli.positive,
+        metavar="A",
+        help="of the particle (default: measured on the average of the good)",
+    )
+    parser.add_argument(
         "--size",
         type=window_size,
         default=64,
@@ -69,56 +84,144 @@ def window_size(text) -> int:
     )
 
 
-def generate(project, starred, micrographs_star, size, seed, out, clear):
+def generate(project, starred, micrographs_star, options, out, clear):
     """Check both lists, then write the windows that are missing; ``starred`` is by kind."""
-    from apbc_common import files, relion
+    from apbc_common import files, relion, windows
 
     classbin = ClassBin(project, out)
     lists = {kind: relion.read_particles(project, path) for kind, path in starred.items()}
     check_lists(lists)
-    box = describe(lists)
-    parts = {kind: split(len(lists[kind]), [seed, label]) for label, kind in enumerate(KINDS)}
-    targets = window_paths(classbin, lists, parts)
     run = Run(
         classbin.record("gen_data"),
         project,
         {"good": starred["good"], "bad": starred["bad"], "micrographs": micrographs_star},
-        {"size": size, "seed": seed},
+        options,
         clear,
     )
-    outputs = [path for kind in KINDS for path in targets[kind]]
-    counts = {part: {kind: int((parts[kind] == part).sum()) for kind in KINDS} for part in PARTS}
+    box = describe(lists)
+    source = window_source(project, lists, micrographs_star, box, options)
+    work, counts, derived = plan(classbin, source)
+    outputs = [target for windows in work.values() for _, target in windows]
     if run.finished([*outputs, classbin.dataset]):
-        print(f"finished before: nothing to do. {summary(classbin, counts)}")
+        print(f"finished before: nothing to do. {summary(classbin, counts, derived)}")
         return
+    sign = check_contrast(project, lists, micrographs_star, options["from_micrographs"])
+    how = relion.extract_norm(project, lists["good"].stacks[0], box.box)
     record = {
-        **scale_record(box, size),
-        "contrast": check_contrast(project, lists, micrographs_star),
-        "source": "stack",
+        **scale_record(source, box, options),
+        "contrast": 1 if options["from_micrographs"] else sign,
+        "extraction": {**how, "invert": sign == -1 if sign else None},
+        **source.record(),
         "sha256": {kind: files.digest(path) for kind, path in starred.items()},
         **{kind: os.path.relpath(path, project) for kind, path in starred.items()},
-        "split": "random by class",
-        "test_share": TEST_SHARE,
-        "seed": seed,
+        "test_share": windows.TEST_SHARE,
+        "seed": options["seed"],
         "counts": counts,
+        "derived": derived,
     }
     folders = [classbin.windows(part, kind) for part in PARTS for kind in KINDS]
     with run.writing([*outputs, classbin.dataset], folders):
-        write_windows(project, lists, targets, size)
+        write_windows(work, source.cut)
         write_json(classbin.dataset, record)
         run.finish(counts)
-    print(summary(classbin, counts))
+    print(summary(classbin, counts, derived))
 
 
-def scale_record(optics, size):
-    """Return what dataset.json says of the windows' scale: all of the box, brought to size px."""
+def window_source(project, lists, micrographs_star, box, options):
+    """Return where windows are cut from: `windows.Stacks` or `windows.Micrographs`."""
+    from apbc_common import relion, windows
+
+    geometry = windows.Geometry(options["size"], box.box_angst, box.box_angst)
+    if options["window"] and options["window"] > geometry.box * (1 + TOLERANCE):
+        raise ApbcError(
+            f"--window {options['window']:g}: larger than the box of {geometry.box:.1f} A; "
+            "give less, or extract with a larger box"
+        )
+    geometry = windows.Geometry(geometry.size, min(geometry.window, geometry.box), geometry.box)
+    if not options["from_micrographs"]:
+        return windows.Stacks(project, lists, geometry, options["seed"])
+    star = micrographs_star or relion.extract_micrographs(project, lists["good"].stacks[0])
+    if star is None:
+        raise ApbcError(
+            f"{lists['good'].block.path}: no Extract job names its micrographs; "
+            "give their list with -m"
+        )
+    listed = relion.read_micrographs(star)
+    source = windows.Micrographs(project, lists, geometry, options["seed"], listed)
+    if source.outside:
+        cli.warn(f"{source.outside} particles lie outside their micrographs; left out")
+    if not source.centred:
+        cli.warn(
+            f"{lists['good'].block.path}: no columns {', '.join(relion.ORIGIN_ANGST)}; particles "
+            "are taken as centred. The list of a 2D classification has them"
+        )
+    return source
+
+
+def scale_record(source, optics, options):
+    """Measure the diameter where it is not given, set the windows' width; return both and more.
+
+    Raises
+    ------
+    ApbcError
+        If the windows cover less than half the diameter, or would enlarge the micrographs.
+    """
+    from apbc_common import images
+
+    box, diameter, window = source.geometry.box, options["diameter"], options["window"]
+    how = "as given"
+    if diameter is None:
+        diameter, how = images.diameter(source.average()) * source.geometry.apix, "measured"
+    least = source.coarsest * options["size"]  # else the micrographs would be enlarged
+    if window is None:
+        window = max(min(DIAMETERS * diameter, box), least) if options["from_micrographs"] else box
+    if abs(window / box - 1) <= TOLERANCE:
+        window = box  # as classic windows: the same numbers
+    if window < least or window > box:
+        raise ApbcError(
+            f"windows of {options['size']} px and {window:.0f} A: the micrographs have pixels of "
+            f"{source.coarsest:g} A, the boxes {box:.0f} A; give a --window of {least:.0f} A or "
+            "more, or a smaller --size"
+        )
+    if window < diameter / 2:
+        raise ApbcError(
+            f"--window {window:g}: less than half the particle's diameter of {diameter:.0f} A; "
+            "give more, or the right --diameter"
+        )
+    source.narrow(window)
+    geometry = source.geometry
+    print(f"diameter {diameter:.0f} A ({how}), windows of {geometry.window:.0f} A")
     return {
-        "window_px": size,
-        "window_angst": optics.box_angst,
-        "box_angst": optics.box_angst,
-        "apix": optics.box_angst / size,
+        "window_px": geometry.size,
+        "window_angst": geometry.window,
+        "box_angst": box,
+        "diameter_angst": round(diameter, 1),
+        "apix": geometry.apix,
         "image_px": optics.box,
     }
+
+
+def plan(classbin, source):
+    """Return what is to be written, and counts.
+
+    Returns
+    -------
+    work : dict of str to list
+        Of each stack or micrograph, where its windows are and their paths as text.
+    counts, derived : dict
+        Windows by part and kind; of the bad, those derived by part.
+    """
+    work = {}
+    counts = {part: dict.fromkeys(KINDS, 0) for part in PARTS}
+    derived = dict.fromkeys(PARTS, 0)
+    folders = {(p, k): f"{classbin.windows(p, k)}{os.sep}" for p in PARTS for k in KINDS}
+    for window in source.windows():
+        name = classbin.window_name(window.stem, window.number, window.kind, window.derived)
+        target = folders[window.part, window.kind] + name
+        work.setdefault(window.source, []).append((window.where, target))
+        counts[window.part][window.kind] += 1
+        derived[window.part] += bool(window.derived)
+    return work, counts, derived
 
 
 def check_lists(lists):
@@ -175,111 +278,44 @@ def _image(optics):
     return f"box {optics.box_angst:.1f} A ({optics.box} px of {optics.apix:.4g} A)"
 
 
-def split(count, seed):
-    """Say of each particle whether it is for training or testing.
+def write_windows(work, cut):
+    """Write each window that is not there; each stack or micrograph is opened once."""
+    from apbc_common import files, png
 
-    Returns an array of 'train' and 'test', shape (count,); a fifth, rounded, is for testing.
-    """
-    import numpy as np
-
-    parts = np.full(count, "train")
-    test = np.random.default_rng(seed).permutation(count)[: round(TEST_SHARE * count)]
-    parts[test] = "test"
-    return parts
-
-
-def window_paths(classbin, lists, parts):
-    """Return the path of each particle's window, as text: lists in row order by kind.
-
-    A name is the stack's path with ``__`` for ``/``, the image's number in it, and the kind.
-    """
-    flat = flat_names({name for particles in lists.values() for name in particles.stacks})
-    targets = {}
-    for kind, particles in lists.items():
-        folders = {part: f"{classbin.windows(part, kind)}{os.sep}" for part in PARTS}
-        stems = [flat[name] for name in particles.stacks]
-        targets[kind] = [
-            f"{folders[part]}{stems[stack]}_{section + 1:06d}_{kind}.png"
-            for part, stack, section in zip(
-                parts[kind].tolist(),
-                particles.stack.tolist(),
-                particles.section.tolist(),
-                strict=True,
-            )
-        ]
-    return targets
-
-
-def flat_names(stacks):
-    """Return a file stem for each stack's path, no two alike even on a disk without case.
-
-    >>> flat_names({"Extract/job005/a.mrcs"})
-    {'Extract/job005/a.mrcs': 'Extract__job005__a'}
-    """
-    flat, taken = {}, set()
-    for name in sorted(stacks):
-        stem = str(Path(name).with_suffix("")).lstrip("./").replace("/", "__")
-        if len(os.fsencode(stem)) > 200:  # of the 255 bytes that a file's name may have
-            stem = os.fsencode(stem)[-200:].decode("utf-8", "ignore")
-        number, unique = 1, stem
-        while unique.lower() in taken:
-            number += 1
-            unique = f"{stem}.{number}"
-        taken.add(unique.lower())
-        flat[name] = unique
-    return flat
-
-
-def write_windows(project, lists, targets, size):
-    """Write each window that is not there; each stack is opened once, for both kinds."""
-    work = {}  # stack's path -> (section, target) of both kinds
-    for kind, particles in lists.items():
-        for stack, section, target in zip(
-            particles.stack.tolist(), particles.section.tolist(), targets[kind], strict=True
-        ):
-            work.setdefault(particles.stacks[stack], []).append((section, target))
-    for folder in {os.path.dirname(path) for paths in targets.values() for path in paths}:
+    for folder in {os.path.dirname(path) for listed in work.values() for _, path in listed}:
         os.makedirs(folder, exist_ok=True)
     total = sum(map(len, work.values()))
-    for name, windows in cli.progress(work.items(), "windows", total, lambda item: len(item[1])):
-        write_stack(Path(project) / name, windows, size)
+    for name, listed in cli.progress(work.items(), "windows", total, lambda item: len(item[1])):
+        missing = [window for window in listed if not os.path.exists(window[1])]
+        if missing:
+            made = cut(name, [where for where, _ in missing])
+            for (_, target), window in zip(missing, made, strict=True):
+                files.write_bytes(target, png.encode(window))
 
 
-def write_stack(path, windows, size):
-    """Condition and write the windows of one stack: (section, target) each."""
-    from apbc_common import files, images, mrc, png
+def check_contrast(project, lists, micrographs_star, from_micrographs):
+    """Print how each list's contrast compares with the micrographs; return it.
 
-    windows = [window for window in windows if not os.path.exists(window[1])]
-    if not windows:
-        return
-    stack = mrc.Stack(path)
-    step = max(1, CHUNK // stack.size.nx**2)
-    for start in range(0, len(windows), step):
-        chunk = windows[start : start + step]
-        boxes = stack.read([section for section, _ in chunk])
-        for (section, _), fault in zip(chunk, images.faults(boxes), strict=True):
-            if fault:
-                raise ApbcError(
-                    f"{section + 1:06d}@{path}: the image is {fault}; take it out of the list"
-                )
-        for (_, target), window in zip(chunk, images.condition(boxes, size), strict=True):
-            files.write_bytes(target, png.encode(window))
-    stack.close()
-
-
-def check_contrast(project, lists, micrographs_star):
-    """Print how each list's contrast compares with the micrographs; return 1, -1 or None.
+    1 as in the micrographs, -1 inverted, None unknown.
 
     Raises
     ------
     ApbcError
-        If one list is inverted and the other not: the network would learn that.
+        If one list is inverted and the other not: the network would learn that. If windows are to
+        be cut from micrographs and those of the lists can't be found there.
     """
     from apbc_common import contrast
 
     found = {kind: contrast.measure(project, lists[kind], micrographs_star) for kind in lists}
     for kind, evidence in found.items():
         print(f"{kind}: contrast {evidence}")
+        if from_micrographs and evidence.sign is None:
+            raise ApbcError(
+                f"{lists[kind].block.path}: contrast {evidence}; windows can't be cut from these "
+                "micrographs"
+            )
+    if from_micrographs:
+        return found["good"].sign
     signs = {evidence.sign for evidence in found.values()} - {None}
     if len(signs) > 1:
         raise ApbcError(
@@ -291,11 +327,11 @@ def check_contrast(project, lists, micrographs_star):
     return signs.pop() if signs else None
 
 
-def summary(classbin, counts):
+def summary(classbin, counts, derived):
     """Return the last line: what came out, and where."""
     parts = ", ".join(
         f"{sum(counts[part].values())} {part} windows ({counts[part]['good']} good, "
-        f"{counts[part]['bad']} bad)"
+        f"{counts[part]['bad']} bad{f', {derived[part]} of them derived' if derived[part] else ''})"
         for part in PARTS
     )
     return f"{parts}, 0 skipped -> {classbin.folder}"
@@ -311,8 +347,13 @@ def main(argv=None) -> int:
         args.projpath,
         {"good": args.stargood, "bad": args.starbad},
         args.micrographs,
-        args.size,
-        args.seed,
+        {
+            "from_micrographs": args.from_micrographs,
+            "size": args.size,
+            "window": args.window,
+            "diameter": args.diameter,
+            "seed": args.seed,
+        },
         args.out,
         args.clear,
     )

@@ -28,9 +28,13 @@ from apbc_common.classbin import (
 )
 
 VALIDATION_SHARE = 0.2  # of the training windows
-TURN = 0.2  # largest rotation in training, of a full turn, either way
-RATE = 1e-3
-PATIENCE = 12  # epochs without a better validation loss
+RATE = 2e-3  # the highest: learning rises to it over WARM of the steps, then falls as a cosine
+WARM = 0.05
+SHOWN = 200_000  # windows in a training, each as often as that gives, within EPOCHS
+EPOCHS = 10, 60
+FLOOR = 0.01  # least probability of a peak that the threshold may leave out
+RADIUS = 0.3  # of the diameter, within which a peak is a listed particle
+MOST_MICROGRAPHS = 20  # that the threshold is chosen on
 
 
 def build_parser():
@@ -57,9 +61,8 @@ def build_parser():
     parser.add_argument(
         "--epochs",
         type=cli.positive_int,
-        default=100,
         metavar="N",
-        help="at most this many passes over the windows (default: 100)",
+        help="passes over the windows (default: 200,000 windows in all, 10 to 60 passes)",
     )
     parser.add_argument(
         "--batch",
@@ -94,17 +97,20 @@ def generate(project, data, out, epochs, batch, seed, clear):
         test(project, data, target.model, out, batch)
         return
     with run.writing(outputs), damaged_windows(windows):
-        parts = divide(windows, seed)
+        parts = divide(windows, dataset, seed)
         model, log = train(parts, dataset["window_px"], epochs, batch, seed)
         results = {part: evaluate(model, parts[part], batch) for part in parts}
-        threshold = best_threshold(results["validation"])
+        if dataset["source"] == "micrograph":
+            threshold, of_what = peak_threshold(project, model, dataset), "picks on the"
+        else:
+            threshold, of_what = best_threshold(results["validation"]), "windows of the"
         write_model(target, model, dataset, threshold, options)
         write_json(target.training_log, log)
         write_results(project, target, results, log)
         run.finish({part: len(results[part]["label"]) for part in parts})
     print(f"{len(log['loss'])} epochs; kept is number {best_epoch(log)}, by validation loss")
     print_table(results)
-    print(f"best F1 on the validation part from probability {threshold:g}; the table is at 0.5")
+    print(f"threshold {threshold:g}: best F1 of {of_what} validation part; the table is at 0.5")
     print(f"model, results and picture -> {target.folder}")
 
 
@@ -123,7 +129,7 @@ def test(project, data, model_file, out, batch):
         raise ApbcError(f"{target.testing_results}: already there; write elsewhere with --o DIR")
     log = read_log(Path(path).with_name(target.training_log.name))
     model = network.load_model(path, record)
-    parts = divide(windows, record["options"]["seed"])
+    parts = divide(windows, dataset, record["options"]["seed"])
     with damaged_windows(windows):
         results = {part: evaluate(model, parts[part], batch) for part in parts}
     write_results(project, target, results, log)
@@ -203,26 +209,39 @@ def readable(path):
     return True
 
 
-def divide(windows, seed):
-    """Split the training windows 80/20 by class.
+def divide(windows, dataset, seed):
+    """Split the training windows: by micrograph as the data set says, else 80/20 by class.
 
-    Returns {'training', 'validation', 'testing'} to (paths, labels): a list and an array of 0
-    (bad) and 1 (good).
+    Returns {'training', 'validation', 'testing'[, 'derived']} to (paths, labels): a list and an
+    array of 0 (bad) and 1 (good). The test windows that no list holds are 'derived'.
     """
     import numpy as np
 
-    parts = {"training": [], "validation": [], "testing": []}
+    known = dataset.get("micrographs", {})
+    parts = {"training": [], "validation": [], "testing": [], "derived": []}
     for label, kind in enumerate(KINDS):
-        order = np.random.default_rng([seed, label]).permutation(len(windows["train"][kind]))
-        kept_back = round(VALIDATION_SHARE * len(order))
-        for i, index in enumerate(order.tolist()):
-            part = "validation" if i < kept_back else "training"
-            parts[part].append((windows["train"][kind][index], label))
-        parts["testing"] += [(path, label) for path in windows["test"][kind]]
+        paths = windows["train"][kind]
+        if known:
+            held = [part_of(path, known) == "validation" for path in paths]
+        else:
+            order = np.random.default_rng([seed, label]).permutation(len(paths))
+            held = order < round(VALIDATION_SHARE * len(order))
+        for path, is_held in zip(paths, held, strict=True):
+            parts["validation" if is_held else "training"].append((path, label))
+        for path in windows["test"][kind]:
+            _, derived = ClassBin.parse_window(os.path.basename(path))
+            parts["derived" if derived else "testing"].append((path, label))
     return {
         part: ([path for path, _ in pairs], np.array([label for _, label in pairs]))
         for part, pairs in parts.items()
+        if pairs or part != "derived"
     }
+
+
+def part_of(path, micrographs):
+    """Return the part that dataset.json gives a window's micrograph."""
+    stem, _ = ClassBin.parse_window(os.path.basename(path))
+    return micrographs.get(stem, {}).get("part")
 
 
 def read_windows(paths, labels, size, seed=None):
@@ -258,7 +277,7 @@ def training_windows(paths, labels, size, batch, seed):
 
 
 def augment(windows, generator):
-    """Turn each window by up to a fifth of a turn and flip half of them.
+    """Turn each window by any angle and flip half of them.
 
     All in one bilinear step about RELION's centre, index size/2; corners are filled by reflection.
 
@@ -275,7 +294,7 @@ def augment(windows, generator):
     import tensorflow as tf
 
     count, centre = tf.shape(windows)[0], float(windows.shape[1] // 2)
-    angle = generator.uniform([count], -2 * np.pi * TURN, 2 * np.pi * TURN)
+    angle = generator.uniform([count], 0, 2 * np.pi)
     flip = tf.where(generator.uniform([count]) < 0.5, -1.0, 1.0)
     cos, sin, zero = tf.cos(angle), tf.sin(angle), tf.zeros([count])
     a, b, c, d = cos * flip, -sin, sin * flip, cos  # from where in the window a pixel is taken
@@ -302,23 +321,44 @@ def train(parts, size, epochs, batch, seed):
     keras = network.keras()
     keras.utils.set_random_seed(seed)
     model = network.build_model(size)
-    model.compile(keras.optimizers.Adam(RATE), "binary_crossentropy", metrics=["accuracy"])
     paths, labels = parts["training"]
+    epochs = epochs or min(max(SHOWN // len(paths), EPOCHS[0]), EPOCHS[1])
+    steps = -(-len(paths) // batch) * epochs
+    warm = max(1, round(WARM * steps))
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warm), warmup_target=RATE, warmup_steps=warm
+    )
+    model.compile(keras.optimizers.Adam(rate), "binary_crossentropy", metrics=["accuracy"])
     counts = [(labels == label).sum() for label in (0, 1)]
     history = model.fit(
         training_windows(paths, labels, size, batch, seed),
         validation_data=read_windows(*parts["validation"], size).batch(batch).prefetch(1),
         epochs=epochs,
         class_weight={label: len(labels) / (2 * count) for label, count in enumerate(counts)},
-        callbacks=[
-            keras.callbacks.EarlyStopping("val_loss", patience=PATIENCE, restore_best_weights=True),
-            epoch_lines(keras, epochs),
-        ],
+        callbacks=[best_weights(keras), epoch_lines(keras, epochs)],
         shuffle=False,
         verbose=0,
     )
     log = {name: [float(value) for value in values] for name, values in history.history.items()}
     return model, log
+
+
+def best_weights(keras):
+    """Return a callback that gives the model back the weights of the best validation loss."""
+
+    class Best(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.loss, self.weights = float("inf"), None
+
+        def on_epoch_end(self, epoch, logs=None):
+            if logs["val_loss"] < self.loss:
+                self.loss, self.weights = logs["val_loss"], self.model.get_weights()
+
+        def on_train_end(self, logs=None):
+            if self.weights:
+                self.model.set_weights(self.weights)
+
+    return Best()
 
 
 def best_epoch(log):
@@ -369,6 +409,64 @@ def best_threshold(result):
     order = np.argsort(-result["probability"], kind="stable")
     scores, right = result["probability"][order], result["label"][order].cumsum()
     f1 = 2 * right / (np.arange(1, len(order) + 1) + result["label"].sum())
+    f1[:-1][scores[:-1] == scores[1:]] = 0  # a cut lies between two scores, never within a tie
+    best = int(f1.argmax())
+    below = scores[best + 1] if best + 1 < len(scores) else 0.0
+    return round(float(scores[best] + below) / 2, 4)
+
+
+def peak_threshold(project, model, dataset):
+    """Return the probability at which peaks of the validation micrographs have the best F1."""
+    import numpy as np
+
+    from apbc_common import direct, peaks
+
+    diameter = dataset["diameter_angst"]
+    picker = direct.Picker(model, dataset, diameter / 2, dataset["box_angst"] / 2, FLOOR)
+    scores, listed, particles = [], [], 0
+    known = list(dataset["validation_good"].items())[:MOST_MICROGRAPHS]
+    for stem, good in cli.progress(known, "validation micrographs"):
+        one = dataset["micrographs"][stem]
+        prepared, *_ = picker.prepare(project / one["path"], one["apix"])
+        xy, probability = picker.find(prepared)
+        scores.append(probability)
+        listed.append(peaks.match(xy, np.array(good), RADIUS * diameter / one["apix"]))
+        particles += len(good)
+    return best_cut(np.concatenate(scores), np.concatenate(listed), particles)
+
+
+def best_cut(scores, listed, particles):
+    """Return the score at which picks have the best F1, where a list holds some of the particles.
+
+    What a list does not hold is unknown, not wrong: of the peaks above the median of those listed,
+    all are taken for particles, which tells what share of them the list holds. From that follow
+    the number of particles in all, and how many lie above each score.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (N,)
+        Of the peaks.
+    listed : ndarray of bool, shape (N,)
+        Which of them are a listed good particle.
+    particles : int
+        Listed good particles, found or not.
+
+    Returns
+    -------
+    float
+        Between two scores, with four decimals; 0.5 if no listed particle has a peak.
+    """
+    import numpy as np
+
+    if not listed.any():
+        return 0.5
+    order = np.argsort(-scores, kind="stable")
+    scores, found = scores[order], listed[order].cumsum()
+    peaks = np.arange(1, len(scores) + 1)
+    middle = int(np.searchsorted(found, found[-1] / 2))
+    share = found[middle] / peaks[middle]
+    right = np.minimum(found / share, peaks)
+    f1 = 2 * right / (peaks + particles / share)
     f1[:-1][scores[:-1] == scores[1:]] = 0  # a cut lies between two scores, never within a tie
     best = int(f1.argmax())
     below = scores[best + 1] if best + 1 < len(scores) else 0.0

@@ -1,55 +1,126 @@
 #!/usr/bin/env python3
-"""Classify particles with the CNN of gen_model.py: which are true, which are false.
+"""Pick micrographs with the CNN of gen_model.py, or classify particles: the list's table decides.
 
-Writes particles_true.star and particles_false.star to ClassBin: the rows of the list as they
-are, with the probability of a true particle as rlnAutopickFigureOfMerit.
+Of micrographs, writes their picks to ClassBin/picks: coordinate files for RELION's Extract, and
+picks.star with all of them. Of particles, writes particles_true.star and particles_false.star to
+ClassBin: the rows of the list as they are. The probability of a true particle is
+rlnAutopickFigureOfMerit.
 
-Example: gen_picks.py -p . -i Extract/job014/particles.star
+Example: gen_picks.py -p . -i CtfFind/job003/micrographs_ctf.star
 """
 
 from __future__ import annotations
 
+import argparse
+import functools
+import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
-from apbc_common import ApbcError, cli
+from apbc_common import ApbcError, cli, parallel
 from apbc_common.classbin import ClassBin, Run, read_model_record
 
 TOLERANCE = 0.01  # by which the box may differ from the model's, in A
 OPEN_STACKS = 16  # kept mapped, since lists may be sorted by anything
+WINDOWS_FROM = 0.5  # the probability from which a particle is true
+FLOOR = 0.01  # least probability of a candidate
+BATCH = 256
+MAX_BAD = 5.0  # per cent of the micrographs
+STRIDE = 4
+MOST_SHRUNK = 40  # times: beyond that a pixel size is wrong
+LISTS = ("picks", "candidates")
+OF_MICROGRAPHS = ("stride", "border", "max_picks", "sample", "jobs", "max_bad", "invert", "extract")
+OF_PARTICLES = ("micrographs", "batch")
 
 
 def build_parser():
     """Return the parser of the command line."""
     parser = cli.parser("gen_picks.py", __doc__)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "-i",
         "--imagestar",
         type=cli.ProjectFile,
         required=True,
         metavar="STAR",
-        help="the particles, extracted with the box that the model was trained with",
+        help="the micrographs to pick; or particles, extracted with the box of the model's windows",
     )
-    parser.add_argument(
+    add(
         "--model",
         type=cli.ProjectFile,
         metavar="FILE",
         help="the model (default: ClassBin/model.h5)",
     )
-    parser.add_argument(
+    add(
         "--threshold",
         type=cli.probability,
-        default=0.5,
         metavar="P",
-        help="probability from which a particle is true (default: 0.5)",
+        help="least probability of a pick (default: the model's; for particles 0.5)",
     )
-    parser.add_argument(
+    add(
         "--min-distance",
         type=cli.positive,
         metavar="A",
-        help="also write particles_unique.star: the best of the true ones less than A apart",
+        help="between picks (default: half the particle's diameter); for particles: also write "
+        "particles_unique.star, the best of those less than A apart",
     )
-    parser.add_argument(
+    cli.add_clear(parser, "--clear")
+    add = parser.add_argument_group("for micrographs").add_argument
+    add(
+        "--stride",
+        type=int,
+        choices=(1, 2, 4, 8),
+        metavar="PX",
+        help="score every 1, 2, 4 or 8 pixels of the model's scale (default: 4)",
+    )
+    add(
+        "--border",
+        type=cli.not_negative,
+        metavar="A",
+        help="between picks and the border (default: half a box)",
+    )
+    add(
+        "--max-picks",
+        type=cli.positive_int,
+        metavar="N",
+        help="keep the best N of a micrograph (default: all)",
+    )
+    add(
+        "--sample",
+        type=cli.positive_int,
+        metavar="N",
+        help="pick only N micrographs, spread over defocus, for a first look",
+    )
+    add(
+        "-j",
+        "--jobs",
+        type=cli.jobs,
+        metavar="N",
+        help="processes (default: 1, which uses two cores well)",
+    )
+    add(
+        "--max-bad",
+        type=cli.percent,
+        metavar="PERCENT",
+        help="of the micrographs that may be unreadable before the run stops; one always may "
+        "(default: 5)",
+    )
+    add(
+        "--invert",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="the model was taught with inverted contrast, or not (default: its record says)",
+    )
+    add(
+        "--extract",
+        action="store_true",
+        default=None,
+        help="also cut the picks into stacks, as RELION extracted the particles of the training, "
+        "and list them in particles.star",
+    )
+    add = parser.add_argument_group("for particles").add_argument
+    add(
         "-m",
         "--micrographs",
         type=cli.ProjectFile,
@@ -57,27 +128,381 @@ def build_parser():
         help="the micrographs, to check the contrast, and for --min-distance "
         "(default: the Extract job's)",
     )
-    parser.add_argument(
-        "--batch",
-        type=cli.batch,
-        default=256,
-        metavar="N",
-        help="windows scored at a time (default: 256)",
-    )
-    cli.add_clear(parser, "--clear")
+    add("--batch", type=cli.batch, metavar="N", help="windows scored at a time (default: 256)")
     return parser
 
 
-def generate(project, star, model_file, threshold, min_distance, micrographs, batch, out, clear):
-    """Check, score what has no score yet, and write the lists."""
-    from apbc_common import network, relion
+def generate(project, star, model_file, options, out, clear):
+    """Pick or classify, as the list's table decides."""
+    from apbc_common import relion
 
+    particles = relion.names_particles(star)
+    for name in OF_MICROGRAPHS if particles else OF_PARTICLES:
+        if options[name] is not None:
+            what = "micrographs, this list is of particles" if particles else "particles, this list"
+            what += "" if particles else " is of micrographs"
+            raise ApbcError(f"{star}: --{name.replace('_', '-')} is for lists of {what}")
     classbin = ClassBin(project, out)
     model_file = model_file or ClassBin(project).model
     record = read_model_record(model_file)
+    way = classify if particles else pick
+    way(project, classbin, star, model_file, record, options, clear)
+
+
+# --- micrographs ---------------------------------------------------------------------------------
+
+
+class Picked(NamedTuple):
+    """What came of a micrograph: numbers of picks and candidates, or what is wrong with it."""
+
+    name: str
+    picks: int = 0
+    candidates: int = 0
+    fault: str = ""
+    note: str = ""
+
+
+def pick(project, classbin, star, model_file, record, options, clear):
+    """Pick the micrographs that have no picks yet, write the lists of all, and extract them."""
+    from apbc_common import network, relion
+
+    network.check_model(model_file, record)
+    listed = relion.read_micrographs(star)
+    settings = settings_of(model_file, record, options)
+    check_scale(listed, model_file, record["dataset"])
+    cutting = extraction_of(star, model_file, record["dataset"], settings["invert"], options)
+    apix = listed.apix_by_name()
+    targets = {name: classbin.picks_file(relion.rest(name)) for name in listed.names}
+    chosen = sample(listed, options["sample"])
+    lists = [classbin.picks_list, classbin.picks_suffix, *map(classbin.all_picks, LISTS)]
+    candidates = {name: classbin.candidates_file(relion.rest(name)) for name in listed.names}
+    outputs = [files[name] for files in (targets, candidates) for name in chosen]
+    stacks = [classbin.picks_stack(relion.rest(name)) for name in targets] if cutting else []
+    lists += [classbin.picks_particles] if cutting else []
+    run = Run(
+        classbin.picks_record,
+        project,
+        {"model": model_file},
+        settings,
+        clear,
+        growing={"list": star},
+    )
+    if run.finished([*outputs, *lists]) and (not cutting or is_extracted(classbin)):
+        print(f"finished before: nothing to do, {len(chosen)} micrographs -> {classbin.picks_dir}")
+        return
+    with run.writing([*outputs, *stacks, *lists], keep=True):
+        missing = [n for n in chosen if not (targets[n].exists() and candidates[n].exists())]
+        todo = [(name, apix[name]) for name in missing]
+        work = Work(project, classbin, model_file, record, settings)
+        bad = pick_all(work, todo, len(chosen), options)
+        done = {n: path for n, path in targets.items() if path.exists() and candidates[n].exists()}
+        picks = write_lists(project, classbin, listed, done)
+        empty = sum(not count for count in picks.values())
+        counts = {"micrographs": len(done), "picks": sum(picks.values()), "without picks": empty}
+        if cutting:
+            counts["particles"] = extract(work, cutting, listed, picks, bad, options)
+        run.finish({**counts, "kept": len(chosen) - len(todo), "skipped": len(bad)})
+    print(
+        f"{len(done)} micrographs, {counts['picks']} picks (from {settings['threshold']:g}), "
+        f"{empty} micrographs without; {len(bad)} skipped -> {classbin.picks_dir}"
+    )
+    if cutting:
+        print(f"{counts['particles']} particles ({cutting}) -> {classbin.picks_particles}")
+    elif classbin.picks_particles.exists():
+        cli.warn(f"{classbin.picks_particles}: not of these picks; --extract brings it up to date")
+    if bad:
+        raise ApbcError(f"{star}: {len(bad)} micrographs were skipped: {relion.first(bad)}")
+
+
+def settings_of(model_file, record, options):
+    """Return what decides the picks: the options, and the model's values for those not given.
+
+    Raises
+    ------
+    ApbcError
+        If the model's contrast is unknown, and --invert or --no-invert does not say it.
+    """
+    taught = record["dataset"]
+    if taught["source"] != "micrograph":
+        cli.warn(
+            f"{model_file}: trained with RELION's stacks; gen_data.py --from-micrographs teaches "
+            "what a micrograph looks like, and picks better"
+        )
+    invert = options["invert"]
+    if invert is None and taught["contrast"] is None:
+        raise ApbcError(
+            f"{model_file}: its record does not say whether its windows' contrast is inverted from "
+            "the micrographs'; say it with --invert (particles white, as RELION's) or --no-invert"
+        )
+    given = {name: options[name] for name in ("threshold", "min_distance", "border", "stride")}
+    defaults = {
+        "threshold": record["threshold"],
+        "min_distance": taught["diameter_angst"] / 2,
+        "border": taught["box_angst"] / 2,
+        "stride": STRIDE,
+    }
+    return {
+        **{name: defaults[name] if value is None else value for name, value in given.items()},
+        "max_picks": options["max_picks"],
+        "invert": taught["contrast"] == -1 if invert is None else invert,
+    }
+
+
+def check_scale(listed, model_file, taught):
+    """Raise ApbcError if a micrograph has no pixel size, or one that the model can't work at."""
+    from apbc_common import relion
+
+    apix = taught["window_angst"] / taught["window_px"]
+    unknown = [name for name, size in listed.apix_by_name().items() if not size]
+    if unknown:
+        raise ApbcError(
+            f"{listed.path}: no pixel size ({relion.MICROGRAPH_APIX}) of {len(unknown)} of "
+            f"{len(listed.names)} micrographs: {relion.first(unknown)}"
+        )
+    for size in sorted(set(listed.apix)):
+        if not apix / MOST_SHRUNK <= size <= apix * (1 + TOLERANCE):
+            raise ApbcError(
+                f"{listed.path}: micrographs of {size:g} A a pixel; {model_file} works at "
+                f"{apix:.3g} A and takes {apix / MOST_SHRUNK:.2g} to {apix:.3g}; check the pixel "
+                "size, or train a model for these"
+            )
+
+
+def sample(listed, count):
+    """Return the names to pick: all, or ``count`` spread evenly over defocus (or over the list)."""
+    import numpy as np
+
+    if count is None or count >= len(listed.names):
+        return listed.names
+    order = range(len(listed.names))
+    if listed.defocus:
+        order = sorted(order, key=listed.defocus.__getitem__)
+    at = np.linspace(0, len(order) - 1, count).round().astype(int)
+    kept = {order[i] for i in at.tolist()}
+    return [name for i, name in enumerate(listed.names) if i in kept]
+
+
+class Work(NamedTuple):
+    """What a process needs to pick micrographs."""
+
+    project: Path
+    classbin: ClassBin
+    model_file: Path
+    record: dict
+    settings: dict
+
+
+def pick_all(work, todo, total, options):
+    """Pick micrographs of (name, A a pixel) in one process or more; return what is wrong with some.
+
+    Raises
+    ------
+    ApbcError
+        If too many can't be used.
+    """
+    results = pick_each(work, todo)
+    if (jobs := min(options["jobs"] or 1, len(todo))) > 1:
+        threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+        job = functools.partial(pick_share, work, threads)
+        results = parallel.spread(job, (todo[start::jobs] for start in range(jobs)))
+    picks, bad, notes = 0, [], []
+
+    def said(done, spent):
+        return f"{picks} picks, {60 * done / max(spent, 1e-9):.0f} micrographs a minute"
+
+    for result in cli.progress(results, "micrographs", len(todo), note=said):
+        picks += result.picks
+        if result.note:
+            notes.append(result.note)
+            if len(notes) == 1:
+                cli.warn(result.note)
+        if result.fault:
+            skip(result.fault, bad, total, options)
+    if len(notes) > 1:
+        cli.warn(f"{len(notes)} micrographs in all have headers with another pixel size")
+    return bad
+
+
+def skip(fault, bad, total, options):
+    """Warn of what is wrong with a micrograph and add it to ``bad``.
+
+    Raises
+    ------
+    ApbcError
+        If too many are.
+    """
+    bad.append(fault)
+    cli.warn(f"{fault}; skipped")
+    allowed = MAX_BAD if options["max_bad"] is None else options["max_bad"]
+    if len(bad) > max(1, int(total * allowed / 100)) or len(bad) == total:
+        raise ApbcError(
+            f"{len(bad)} of {total} micrographs can't be used, more than --max-bad "
+            f"{allowed:g} % allows; what is picked stays, and the same command goes on"
+        )
+
+
+def pick_each(work, todo):
+    """Pick micrographs of (name, A a pixel) one by one, each read while the last is scored.
+
+    Yields
+    ------
+    Picked
+    """
+    from apbc_common import direct, network, relion
+
+    if not todo:
+        return
+    settings = work.settings
+    model = network.load_model(work.model_file, work.record)
+    picker = direct.Picker(
+        model,
+        work.record["dataset"],
+        settings["min_distance"],
+        settings["border"],
+        min(FLOOR, settings["threshold"]),
+        settings["stride"],
+        settings["invert"],
+    )
+    for name, prepared, fault, note in parallel.ahead(prepare_each(work.project, picker, todo)):
+        if fault:
+            yield Picked(name, fault=fault)
+            continue
+        xy, scores = picker.find(prepared)
+        kept = (scores >= settings["threshold"]).nonzero()[0][: settings["max_picks"]]
+        rest = relion.rest(name)
+        relion.write_coordinates(work.classbin.candidates_file(rest), xy, scores)
+        # Last: where this file is, the micrograph is done.
+        relion.write_coordinates(work.classbin.picks_file(rest), xy[kept], scores[kept])
+        yield Picked(name, len(kept), len(xy), note=note)
+
+
+def prepare_each(project, picker, todo):
+    """Yield (name, prepared or None, what is wrong, what is odd) of each micrograph."""
+    for name, apix in todo:
+        try:
+            yield name, *picker.prepare(project / name, apix)
+        except (ApbcError, OSError) as err:
+            yield name, None, cli.explain(err), ""
+
+
+def pick_share(work, threads, todo):
+    """Pick as `pick_each` does, with so many cores: in a process of its own."""
+    from apbc_common import network
+
+    network.limit_threads(threads)
+    yield from pick_each(work, todo)
+
+
+def write_lists(project, classbin, listed, done):
+    """Write the lists of all picks and candidates; return the number of picks by micrograph."""
+    from apbc_common import relion
+
+    candidates = ((name, classbin.candidates_file(relion.rest(name))) for name in done)
+    relion.gather_coordinates(classbin.all_picks("candidates"), candidates)
+    picks = relion.gather_coordinates(classbin.all_picks("picks"), done.items())
+    relion.write_coordinate_lists(
+        project,
+        listed.path,
+        {name: done[name] for name, count in picks.items() if count},
+        classbin.picks_list,
+        classbin.picks_suffix,
+    )
+    return picks
+
+
+def extraction_of(star, model_file, taught, invert, options):
+    """Return how the picks are to be extracted, or None if they are not.
+
+    Raises
+    ------
+    ApbcError
+        If the model's record does not say, or the list gives particles no optics.
+    """
+    from apbc_common import extraction
+
+    if not options["extract"]:
+        return None
+    if "extraction" not in taught:
+        raise ApbcError(
+            f"{model_file}: its record does not say how its particles were extracted; run "
+            "gen_data.py and gen_model.py again"
+        )
+    extraction.check(star)
+    how = taught["extraction"]
+    if taught["source"] == "micrograph":  # else the windows' contrast is the particles'
+        invert = how["invert"]
+    if not how["known"]:
+        cli.warn(f"{model_file}: no Extract job said how it normalised; taken as RELION's default")
+    norm, radius = how["norm"], how["bg_radius"]
+    return extraction.Extraction(taught["box_angst"], taught["image_px"], norm, radius, invert)
+
+
+def is_extracted(classbin):
+    """Say whether the particle list and every stack are there, and no older than the picks."""
+    from apbc_common import relion
+
+    picked = relion.read_coordinate_list(classbin.picks_list)
+    return newer(classbin.picks_particles, classbin.all_picks("picks")) and all(
+        newer(classbin.picks_stack(rest), classbin.picks_file(rest))
+        for rest in map(relion.rest, picked)
+    )
+
+
+def newer(made, source):
+    """Say whether a file is there and no older than what it was made from."""
+    return made.exists() and made.stat().st_mtime_ns >= source.stat().st_mtime_ns
+
+
+def extract(work, cutting, listed, counts, bad, options):
+    """Cut the picks of each micrograph into its stack, then list them all.
+
+    Parameters
+    ----------
+    work : Work
+    cutting : extraction.Extraction
+    listed : relion.Micrographs
+    counts : dict of str to int
+        The number of picks by micrograph.
+    bad : list of str
+        What is wrong with micrographs that can't be read is added.
+    options : dict
+
+    Returns
+    -------
+    int
+        The number of particles.
+    """
+    from apbc_common import mrc, relion
+
+    apix, classbin, done = listed.apix_by_name(), work.classbin, []
+    for name in cli.progress([name for name in counts if counts[name]], "stacks"):
+        rest = relion.rest(name)
+        picks, stack = classbin.picks_file(rest), classbin.picks_stack(rest)
+        if not newer(stack, picks):
+            xy, _ = relion.read_coordinates(picks)
+            try:
+                particles = cutting.cut(work.project / name, apix[name], xy)
+            except (ApbcError, OSError) as err:
+                skip(cli.explain(err), bad, len(counts), options)
+                continue
+            mrc.write(stack, particles, cutting.particle_apix(apix[name]))
+        done.append((name, picks, stack))
+    cutting.write_particles(classbin.picks_particles, work.project, listed.path, done)
+    return sum(counts[name] for name, _, _ in done)
+
+
+# --- particles -----------------------------------------------------------------------------------
+
+
+def classify(project, classbin, star, model_file, record, options, clear):
+    """Check, score what has no score yet, and write the lists."""
+    from apbc_common import network, relion
+
+    threshold = WINDOWS_FROM if options["threshold"] is None else options["threshold"]
+    min_distance, micrographs = options["min_distance"], options["micrographs"]
     particles = relion.read_particles(project, star)
     check_box(particles, model_file, record["dataset"])
-    check_contrast(project, particles, micrographs, model_file, record["dataset"])
+    invert = differs(project, particles, micrographs, record["dataset"])
     apart = distances_px(project, particles, micrographs, min_distance)
     model = network.load_model(model_file, record)
     run = Run(
@@ -93,11 +518,13 @@ def generate(project, star, model_file, threshold, min_distance, micrographs, ba
         print(f"finished before: nothing to do -> {', '.join(map(str, outputs))}")
         return
     with run.writing([*outputs, classbin.scores]):
-        scores = score(project, particles, network.Scorer(model, batch), classbin.scores)
+        scorer = network.Scorer(model, options["batch"] or BATCH)
+        windows = Windows(project, particles, scorer, record["dataset"], invert)
+        scores = score(windows, classbin.scores)
         keep = select(particles, scores, threshold, apart)
-        values = [f"{value:.4f}" for value in scores.tolist()]
+        cells = {relion.SCORE: [f"{value:.4f}" for value in scores.tolist()]}
         for name in lists:
-            relion.copy_particles(particles, classbin.particles(name), keep[name], values)
+            relion.copy_particles(particles, classbin.particles(name), keep[name], cells)
         classbin.scores.unlink()
         counts = {name: int(keep[name].sum()) for name in lists}
         run.finish({"particles": len(particles), **counts})
@@ -122,18 +549,17 @@ def check_box(particles, model_file, taught):
             )
 
 
-def check_contrast(project, particles, micrographs_star, model_file, taught):
-    """Raise ApbcError if the windows' contrast is known, and is not that of the model's."""
+def differs(project, particles, micrographs_star, taught):
+    """Say whether the windows' contrast is known, and is not that of the model's; print it then."""
     from apbc_common import contrast
 
-    if taught.get("contrast") is None:
-        return
+    if taught["contrast"] is None:
+        return False
     found = contrast.measure(project, particles, micrographs_star)
-    if found.sign not in (None, taught["contrast"]):
-        raise ApbcError(
-            f"{particles.block.path}: contrast {found}, not as in the windows that {model_file} "
-            "was trained with; extract with that contrast"
-        )
+    if found.sign in (None, taught["contrast"]):
+        return False
+    print(f"contrast {found}; the model's windows have the other one, so these are turned round")
+    return True
 
 
 def distances_px(project, particles, micrographs_star, min_distance):
@@ -168,23 +594,23 @@ def distances_px(project, particles, micrographs_star, min_distance):
     return [min_distance / apix[name] for name in particles.micrographs]
 
 
-def score(project, particles, scorer, journal):
+def score(windows, journal):
     """Return the probability of each particle, float32 (N,), rounded to the four decimals written.
 
     Scores are kept in the file ``journal`` as they come, so that a killed run goes on from there.
     """
     import numpy as np
 
+    scorer, count = windows.scorer, len(windows.particles)
     done = np.fromfile(journal, np.float32) if journal.exists() else np.empty(0, np.float32)
-    done = done[: len(done) // scorer.batch * scorer.batch][: len(particles)]
-    scores = np.empty(len(particles), np.float32)
+    done = done[: len(done) // scorer.batch * scorer.batch][:count]
+    scores = np.empty(count, np.float32)
     scores[: len(done)] = done
     journal.parent.mkdir(parents=True, exist_ok=True)
     with open(journal, "wb") as file:
         done.tofile(file)
         at = len(done)
-        windows = ahead(read_windows(project, particles, at, scorer))
-        for batch in cli.progress(windows, "windows", len(particles) - at, len):
+        for batch in cli.progress(parallel.ahead(windows.read(at)), "windows", count - at, len):
             scores[at : at + len(batch)] = scorer(batch)
             scores[at : at + len(batch)].tofile(file)
             file.flush()
@@ -192,48 +618,49 @@ def score(project, particles, scorer, journal):
     return np.round(scores, 4)
 
 
-def read_windows(project, particles, start, scorer):
-    """Yield conditioned windows, a batch at a time, in the order of the list."""
-    import functools
+class Windows(NamedTuple):
+    """The windows of a list, as the model was taught with."""
 
-    import numpy as np
+    project: Path
+    particles: object
+    scorer: object
+    taught: dict
+    invert: bool
 
-    from apbc_common import images, mrc
+    def read(self, start):
+        """Yield conditioned windows, a batch at a time, in the order of the list."""
+        import numpy as np
 
-    opened = functools.lru_cache(OPEN_STACKS)(mrc.Stack)
-    for at in range(start, len(particles), scorer.batch):
-        rows = slice(at, at + scorer.batch)
-        stacks, sections = particles.stack[rows], particles.section[rows]
-        edges = np.flatnonzero(np.diff(stacks, prepend=-1, append=-1))
-        batch = []
-        for first, last in zip(edges[:-1], edges[1:], strict=True):
-            name = particles.stacks[stacks[first]]
-            boxes = opened(Path(project) / name).read(sections[first:last])
-            for i, fault in enumerate(images.faults(boxes)):
-                if fault:
-                    raise ApbcError(
-                        f"{particles.name(at + first + i)}: the image is {fault}; "
-                        f"take it out of {particles.block.path}"
-                    )
-            batch.append(images.condition(boxes, scorer.size))
-        yield np.concatenate(batch)
+        from apbc_common import images, mrc, windows
 
-
-def ahead(items, depth=3):
-    """Yield ``items``, made in a thread of their own up to ``depth`` ahead."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    items = iter(items)
-    with ThreadPoolExecutor(1) as thread:
-        waiting = [thread.submit(next, items, None) for _ in range(depth)]
-        while (item := waiting.pop(0).result()) is not None:
-            waiting.append(thread.submit(next, items, None))
-            yield item
+        particles, batch = self.particles, self.scorer.batch
+        taught = (self.taught[name] for name in ("window_px", "window_angst", "box_angst"))
+        geometry = windows.Geometry(*taught)
+        opened = functools.lru_cache(OPEN_STACKS)(mrc.Stack)
+        for at in range(start, len(particles), batch):
+            rows = slice(at, at + batch)
+            stacks, sections = particles.stack[rows], particles.section[rows]
+            edges = np.flatnonzero(np.diff(stacks, prepend=-1, append=-1))
+            found = []
+            for first, last in zip(edges[:-1], edges[1:], strict=True):
+                name = particles.stacks[stacks[first]]
+                boxes = opened(self.project / name).read(sections[first:last])
+                for i, fault in enumerate(images.faults(boxes)):
+                    if fault:
+                        raise ApbcError(
+                            f"{particles.name(at + first + i)}: the image is {fault}; "
+                            f"take it out of {particles.block.path}"
+                        )
+                found.append(images.condition(boxes, geometry.box_px, geometry.size))
+            cut = np.concatenate(found)
+            yield 255 - cut if self.invert else cut
 
 
 def select(particles, scores, threshold, apart):
     """Return which rows each list keeps: {'true', 'false'[, 'unique']} to bool (N,)."""
     import numpy as np
+
+    from apbc_common import peaks
 
     true = scores >= np.float32(threshold)
     keep = {"true": true, "false": ~true}
@@ -243,53 +670,23 @@ def select(particles, scores, threshold, apart):
         rows = rows[np.lexsort((-scores[rows], particles.micrograph[rows]))]
         starts = np.flatnonzero(np.diff(particles.micrograph[rows], prepend=-1))
         for of_one in np.split(rows, starts[1:]) if len(rows) else ():
-            kept = best_apart(particles.xy[of_one], apart[particles.micrograph[of_one[0]]])
+            kept = peaks.best_apart(particles.xy[of_one], apart[particles.micrograph[of_one[0]]])
             keep["unique"][of_one[kept]] = True
     return keep
-
-
-def best_apart(xy, distance):
-    """Return which of the places, best first, to keep so that none is nearer than ``distance``.
-
-    Parameters
-    ----------
-    xy : ndarray, shape (N, 2)
-    distance : float
-
-    Returns
-    -------
-    ndarray of bool, shape (N,)
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> best_apart(np.array([[0, 0], [3, 0], [6, 0]]), 4).tolist()
-    [True, False, True]
-    """
-    import numpy as np
-
-    kept = np.ones(len(xy), bool)
-    for i in range(len(xy)):
-        if kept[i]:
-            near = np.hypot(*(xy[i + 1 :] - xy[i]).T) < distance
-            kept[i + 1 :] &= ~near
-    return kept
 
 
 def main(argv=None) -> int:
     """Run the command line; return the exit code."""
     parser = build_parser()
     args = cli.parse(parser, argv)
+    names = ("threshold", "min_distance", *OF_MICROGRAPHS, *OF_PARTICLES)
     return cli.run(
         parser.prog,
         generate,
         args.projpath,
         args.imagestar,
         args.model,
-        args.threshold,
-        args.min_distance,
-        args.micrographs,
-        args.batch,
+        {name: getattr(args, name) for name in names},
         args.out,
         args.clear,
     )

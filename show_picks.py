@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
-"""Draw a micrograph with its picks as circles.
+"""Draw a micrograph with its picks as circles, coloured by score.
 
-Writes ClassBin/pngs/<micrograph>_<list>.png, oriented as RELION shows it.
+Writes ClassBin/pngs/<micrograph>_<list>.png, oriented as RELION shows it. Candidates below the
+threshold that picked are dashed.
 
-Example: show_picks.py -p . -m MotionCorr/job002/Movies/a.mrc -s ClassBin/particles_true.star
+Example: show_picks.py -p . -m MotionCorr/job002/Movies/a.mrc
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ import sys
 from pathlib import Path
 
 from apbc_common import ApbcError, cli
-from apbc_common.classbin import ClassBin
+from apbc_common.classbin import ClassBin, read_model_record, read_picking
 
 SCREEN = 1400  # pixels that a picture is at least, and less than twice that
 PERCENTILES = (0.5, 99.5)  # of the binned micrograph, black and white
 DPI = 100
+CAPTION = 40  # pixels above the picture
+BAR = 160  # pixels of the caption that show which colour is which score
+PLAIN = "#35e04a"  # of circles without a score
 
 
 def build_parser():
@@ -35,9 +39,9 @@ def build_parser():
         "-s",
         "--star",
         type=cli.ProjectFile,
-        required=True,
         metavar="STAR",
-        help="its picks: a particle list or a coordinate file",
+        help="its picks: a coordinate file, or a list of the picks or particles of many "
+        "micrographs (default: ClassBin/picks/picks.star)",
     )
     parser.add_argument(
         "-z",
@@ -51,7 +55,8 @@ def build_parser():
         "--boxsize",
         type=cli.positive,
         metavar="BOX",
-        help="diameter of the circles in pixels of the micrograph; needed for coordinate files",
+        help="diameter of the circles in pixels of the micrograph (default: the particle's for "
+        "what gen_picks.py picked, the box for other particles); needed for other coordinate files",
     )
     return parser
 
@@ -63,8 +68,10 @@ def show(project, image, star, binfactor, box, out):
     name = os.path.relpath(image, project)
     if name.startswith(os.pardir):
         raise ApbcError(f"{image}: not in the project {Path(project).resolve()}; link it in")
+    star = star or default_list(project)
+    picking = read_picking(star)
     xy, scores = relion.read_coordinates(star, name, os.path.abspath(image))
-    box = box or box_of(project, star, image, binfactor)
+    box = box or box_of(project, star, picking, image, binfactor)
     picture = mrc.image(image)
     if not 1 <= box <= 2 * max(picture.shape):
         raise ApbcError(
@@ -76,8 +83,23 @@ def show(project, image, star, binfactor, box, out):
     outside = ((xy < 0) | (xy >= picture.shape[::-1])).any(axis=1)
     if outside.any():
         cli.warn(f"{star}: {outside.sum()} of {len(xy)} picks lie outside {name}")
-    draw(target, picture, xy, box, f"{name}   {os.path.relpath(star, project)}: {len(xy)} picks")
-    print(f"{len(xy)} picks, {outside.sum()} of them outside, circles of {box:.0f} px -> {target}")
+    counted, below = f"{len(xy)} picks", None
+    if picking and scores is not None:
+        threshold = picking["options"]["threshold"]
+        below = scores < threshold
+        if below.any():
+            counted = f"{len(xy)} candidates, {below.sum()} of them below {threshold:g} (dashed)"
+    title = f"{name}   {os.path.relpath(star, project)}: {counted}"
+    draw(target, picture, xy, box, title, scores, below)
+    print(f"{counted}, {outside.sum()} of them outside, circles of {box:.0f} px -> {target}")
+
+
+def default_list(project):
+    """Return the list of all direct picks; raise ApbcError if there is none."""
+    star = ClassBin(project).all_picks("picks")
+    if not star.is_file():
+        raise ApbcError(f"{star}: not there; pick with gen_picks.py first, or name a list with -s")
+    return star
 
 
 def name_of(project, star, pictures):
@@ -92,41 +114,52 @@ def name_of(project, star, pictures):
     return "_".join([*Path(os.path.relpath(folder, project)).parts, last])
 
 
-def box_of(project, star, image, binfactor):
-    """Return the edge, in pixels of the micrograph, of the boxes of a particle list.
+def box_of(project, star, picking, image, binfactor):
+    """Return the diameter of the circles, in pixels of the micrograph.
+
+    That of the particle where ``picking`` is the record of the run that wrote the list, else the
+    box of a particle list.
 
     Raises
     ------
     ApbcError
-        For a coordinate file, which knows no box, or if no pixel size is to be found.
+        For a coordinate file of another program, which knows neither, or if no pixel size is to be
+        found.
     """
     from apbc_common import relion
 
+    if picking and binfactor is None:
+        model = Path(project) / picking["inputs"]["model"]["path"]
+        listed = Path(project) / picking["growing"]["list"]["path"]
+        try:
+            taught = read_model_record(model)["dataset"]
+        except ApbcError as err:
+            raise ApbcError(f"{err}; or give -x BOX") from err
+        return taught["diameter_angst"] / micrograph_apix(project, listed, image)
     if relion.IMAGE not in relion.table(star, relion.X, "coordinate").labels:
         raise ApbcError(f"{star}: a coordinate file, which has no box; give -x BOX")
     particles = relion.read_particles(project, star)
     optics = particles.optics[particles.group[0]]
     if binfactor is None:
-        binfactor = optics.apix / micrograph_apix(project, particles, image)
+        listed = relion.extract_micrographs(project, particles.stacks[0])
+        binfactor = optics.apix / micrograph_apix(project, listed, image)
     return optics.box * binfactor
 
 
-def micrograph_apix(project, particles, image):
-    """Return A a pixel of a micrograph: from the Extract job's list, else from its header."""
+def micrograph_apix(project, listed, image):
+    """Return A a pixel of a micrograph: from a list of micrographs, else from its header."""
     from apbc_common import mrc, relion
 
-    star = relion.extract_micrographs(project, particles.stacks[0])
-    if star:
-        listed = relion.read_micrographs(star)
-        apix = listed.apix_by_name().get(os.path.relpath(image, project))
-        if apix:
+    if listed and os.path.isfile(listed):
+        known = relion.read_micrographs(listed).apix_by_name()
+        if apix := known.get(os.path.relpath(image, project)):
             return apix
     if not (apix := mrc.size(image).apix):
-        raise ApbcError(f"{image}: its header has no pixel size; give the binning with -z")
+        raise ApbcError(f"{image}: its header has no pixel size; give -x BOX")
     return apix
 
 
-def draw(target, picture, xy, box, title):
+def draw(target, picture, xy, box, title, scores=None, below=None):
     """Write a PNG of a micrograph, binned for the screen, with circles.
 
     Parameters
@@ -138,13 +171,16 @@ def draw(target, picture, xy, box, title):
     box : float
         Diameter of the circles in the same pixels.
     title : str
+    scores : ndarray, shape (N,), optional
+        Show as colours if they are probabilities, all from 0 to 1.
+    below : ndarray of bool, shape (N,), optional
+        Which circles to dash.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     import numpy as np
     from matplotlib import pyplot as plt
-    from matplotlib.collections import EllipseCollection
 
     from apbc_common import files
 
@@ -152,32 +188,65 @@ def draw(target, picture, xy, box, title):
     ny, nx = (length // factor * factor for length in picture.shape)
     small = picture[:ny, :nx].reshape(ny // factor, factor, nx // factor, factor).mean(axis=(1, 3))
     low, high = np.percentile(small, PERCENTILES)
-    caption = 40
-    width, height = small.shape[1], small.shape[0] + caption
+    width, height = small.shape[1], small.shape[0] + CAPTION
     figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
     axes = figure.add_axes((0, 0, 1, small.shape[0] / height))
     edges = (-0.5, nx - 0.5, ny - 0.5, -0.5)  # the centre of the first pixel is 0,0
     axes.imshow(small, cmap="gray", vmin=low, vmax=high, extent=edges, interpolation="nearest")
-    sizes = np.full(len(xy), box)
-    axes.add_collection(
-        EllipseCollection(
-            sizes,
-            sizes,
-            np.zeros(len(xy)),
-            units="xy",
-            offsets=xy,
-            offset_transform=axes.transData,
-            facecolors="none",
-            edgecolors="#35e04a",
-            linewidths=1.2,
-        )
-    )
     axes.set(xlim=edges[:2], ylim=edges[2:])
     axes.axis("off")
-    figure.text(0.005, 1 - caption / 2 / height, title, va="center", fontsize=16)
+    colours = None
+    if scores is not None and len(scores) and 0 <= scores.min() <= scores.max() <= 1:
+        # Lightness grows with the score, for those who tell no hues; the darkest is left out.
+        shades = matplotlib.colormaps["plasma"](np.linspace(0.3, 1, 256))
+        colours = matplotlib.colors.ListedColormap(shades)
+    add_circles(axes, xy, box, PLAIN if colours is None else colours(scores), below)
+    add_caption(figure, title, colours)
     with files.atomic(target) as part:
         figure.savefig(part)
     plt.close(figure)
+
+
+def add_circles(axes, xy, box, colours, below):
+    """Draw circles, the first on top; those ``below`` dashed and thinner."""
+    import numpy as np
+    from matplotlib import patheffects
+    from matplotlib.collections import EllipseCollection
+
+    below = np.zeros(len(xy), bool) if below is None else below
+    sizes = np.full(len(xy), box)
+    circles = EllipseCollection(
+        sizes,
+        sizes,
+        np.zeros(len(xy)),
+        units="xy",
+        offsets=xy[::-1],
+        offset_transform=axes.transData,
+        facecolors="none",
+        edgecolors=colours if isinstance(colours, str) else colours[::-1],
+        linestyles=np.where(below, "--", "-")[::-1].tolist() or "-",
+        linewidths=np.where(below, 1.4, 2)[::-1],
+    )
+    # A dark rim: no colour stands out from every grey.
+    circles.set_path_effects([patheffects.withStroke(linewidth=3, foreground="black")])
+    axes.add_collection(circles)
+
+
+def add_caption(figure, title, colours):
+    """Write the title above the picture, and beside it what the colours mean, if any do."""
+    import numpy as np
+
+    width, height = figure.get_size_inches() * DPI
+    middle, bar = 1 - CAPTION / 2 / height, BAR if colours else 0
+    points = min(16, (width - bar) / len(title) / (0.62 * DPI / 72))  # so that it fits
+    figure.text(5 / width, middle, title, va="center", fontsize=points)
+    if colours:
+        left, across = 1 - 0.85 * BAR / width, 0.7 * BAR / width
+        axes = figure.add_axes((left, middle - 8 / height, across, 16 / height))
+        axes.imshow(np.linspace(0, 1, 256)[None], cmap=colours, aspect="auto")
+        axes.axis("off")
+        for x, text, side in ((left, "0 ", "right"), (left + across, " 1", "left")):
+            figure.text(x, middle, text, va="center", ha=side, fontsize=12)
 
 
 def main(argv=None) -> int:
