@@ -238,6 +238,21 @@ def trained(_trained, tmp_path):
 
 
 @pytest.fixture(scope="session")
+def _taught(_template, tmp_path_factory):
+    project = Project(shutil.copytree(_template.path, tmp_path_factory.mktemp("taught") / "p"))
+    lists = ("-g", project.good, "-b", project.bad)
+    assert project.call("gen_data", *lists, "--from-micrographs") == 0
+    assert project.call("gen_model", "--epochs", "10", "--batch", "16") == 0
+    return project
+
+
+@pytest.fixture
+def taught(_taught, tmp_path):
+    """A fresh copy of the tiny project with a model from its micrographs, for direct picking."""
+    return Project(shutil.copytree(_taught.path, tmp_path / "taught.1"))
+
+
+@pytest.fixture(scope="session")
 def real(shared, relion, tmp_path_factory):
     """The seven real micrographs as a project, their manual labels extracted by RELION."""
     path = tmp_path_factory.mktemp("real")
@@ -251,14 +266,23 @@ def real(shared, relion, tmp_path_factory):
 
 
 def extract(
-    path, micrographs, coord_dir, suffix, part_dir, box=216, scale=64, norm=True, invert=True
+    path,
+    micrographs,
+    coord_dir,
+    suffix,
+    part_dir,
+    box=216,
+    scale=64,
+    norm=True,
+    invert=True,
+    bg_radius=None,
 ):
     """Run relion_preprocess --extract in a project, as RELION's GUI does; return its output."""
     command = ["relion_preprocess", "--i", micrographs, "--coord_dir", coord_dir]
     command += ["--coord_suffix", suffix, "--part_dir", part_dir, "--extract"]
     command += ["--part_star", f"{part_dir}particles.star", "--extract_size", str(box)]
     command += ["--scale", str(scale)] if scale != box else []
-    command += ["--norm", "--bg_radius", str(int(0.75 * scale / 2))] if norm else []
+    command += ["--norm", "--bg_radius", str(bg_radius or int(0.75 * scale / 2))] if norm else []
     command += ["--invert_contrast"] if invert else []
     done = subprocess.run(command, cwd=path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -518,10 +518,9 @@ def test_coordinates_that_fit_no_micrograph_are_warned_of(project, capsys):
     edit(MICROGRAPHS, f"2.7 0.1 {APIX}", "2.7 0.1 3.0")(project)
     assert project.call("gen_data", *DATA) == 0
     out, err = capsys.readouterr()
-    assert out.splitlines()[2].startswith("good: contrast unknown (12 windows cut anew from the ")
-    assert out.splitlines()[2].endswith(
-        ": coordinates, box or pixel size are not what the lists say)"
-    )
+    said = out.splitlines()[2]
+    assert said.startswith("good: contrast unknown (12 windows cut anew from the ")
+    assert said.endswith(": coordinates, box or pixel size are not what the lists say)")
     assert err.splitlines()[0] == (
         "warning: the contrast is unknown; make sure that both lists were extracted alike"
     )
@@ -553,15 +552,23 @@ def test_lists_of_other_contrast_are_refused(project, capsys):
     )
 
 
-def test_windows_of_other_contrast_than_the_models_are_refused(trained, capsys):
+def test_windows_of_other_contrast_than_the_models_are_turned_round(trained, capsys):
     uninverted(trained, ALL)
-    message = (
-        "{p}/other.star: contrast as in the micrographs (12 windows cut anew from the micrographs,"
-        " median correlation 1.00), not as in the windows that {c}/model.h5 was trained with; "
-        "extract with that contrast"
+    assert trained.call("gen_picks", *PICK, "--o", "as taught") == 0
+    capsys.readouterr()
+    assert trained.call("gen_picks", "-i", "other.star", "-m", MICROGRAPHS, "--o", "turned") == 0
+    assert capsys.readouterr().out.startswith(
+        "contrast as in the micrographs (12 windows cut anew from the micrographs, median "
+        "correlation 1.00); the model's windows have the other one, so these are turned round\n"
     )
-    options = ("-i", "other.star", "-m", MICROGRAPHS)
-    check(trained, capsys, Case("", "gen_picks", options, message))
+    for which in ("true", "false"):
+        one, other = (
+            relion.read_particles(trained.path, trained / f"{out}/particles_{which}.star")
+            for out in ("as taught", "turned")
+        )
+        assert one.section.tolist() == other.section.tolist()
+        scores = [found.block.numbers(relion.SCORE)[:, 0] for found in (one, other)]
+        assert scores[1] == pytest.approx(scores[0], abs=0.02)  # grey values differ by 1 at most
 
 
 @pytest.mark.parametrize("clear", [(), ("-c",)])

@@ -17,10 +17,9 @@ import pytest
 from conftest import APIX, BINNED, BOX, ROOT, SCALE, contents, particles_star, snapshot
 from PIL import Image
 
-import gen_data
 import gen_grid
 import gen_model
-from apbc_common import classbin, images, mrc, network, png, relion
+from apbc_common import classbin, images, mrc, network, png, relion, windows
 
 SCRIPTS = ("gen_data", "gen_model", "gen_grid", "gen_picks", "show_picks")
 ALL = "Extract/job005/particles.star"
@@ -68,6 +67,7 @@ def test_gen_data_writes_a_window_for_each_particle(project, capsys):
         "median correlation -1.00)",
         "bad: contrast inverted from the micrographs (12 windows cut anew from the micrographs, "
         "median correlation -1.00)",
+        "diameter 156 A (measured), windows of 384 A",
         "58 train windows (29 good, 29 bad), 14 test windows (7 good, 7 bad), 0 skipped -> "
         f"{project.path}/ClassBin",
     ]
@@ -80,8 +80,10 @@ def test_gen_data_writes_a_window_for_each_particle(project, capsys):
         "window_px": 64,
         "window_angst": 384.0,
         "box_angst": 384.0,
+        "diameter_angst": pytest.approx(154.5, abs=3),  # where the discs have lost 90 %
         "apix": BINNED,
         "image_px": SCALE,
+        "extraction": {"norm": True, "bg_radius": 24, "known": False, "invert": True},
         "contrast": -1,
         "source": "stack",
         "sha256": {
@@ -94,10 +96,17 @@ def test_gen_data_writes_a_window_for_each_particle(project, capsys):
         "test_share": 0.2,
         "seed": 0,
         "counts": {"train": {"bad": 29, "good": 29}, "test": {"bad": 7, "good": 7}},
+        "derived": {"train": 0, "test": 0},
     }
     written = record(project, "gen_data")
     assert written["state"] == "finished"
-    assert written["options"] == {"size": 64, "seed": 0}
+    assert written["options"] == {
+        "from_micrographs": False,
+        "size": 64,
+        "window": None,
+        "diameter": None,
+        "seed": 0,
+    }
     assert len(written["outputs"]) == 73
 
 
@@ -144,7 +153,7 @@ def test_gen_model_writes_history_results_and_picture(project, capsys):
     ]
     threshold = json.loads((project / "ClassBin/model.json").read_text())["threshold"]
     assert out.splitlines()[5:] == [
-        f"best F1 on the validation part from probability {threshold:g}; the table is at 0.5",
+        f"threshold {threshold:g}: best F1 of windows of the validation part; the table is at 0.5",
         f"model, results and picture -> {project.path}/ClassBin",
     ]
     assert [re.match(r"(\d)/2 loss 0\.\d{3} ", line)[1] for line in err.splitlines()] == [
@@ -321,9 +330,9 @@ def test_the_seed_alone_decides_the_split(project):
     assert names["a"] == names["b"]
     assert names["a"]["test", "good"] != names["c"]["test", "good"]
     assert names["a"]["test", "bad"] != names["c"]["test", "bad"]
-    windows = {out: png_bytes(project, out) for out in "abc"}
-    assert windows["a"] == windows["b"] == windows["c"]  # the same 72 windows, parted otherwise
-    assert len(windows["a"]) == 72
+    pngs = {out: png_bytes(project, out) for out in "abc"}
+    assert pngs["a"] == pngs["b"] == pngs["c"]  # the same 72 windows, parted otherwise
+    assert len(pngs["a"]) == 72
 
 
 # --- running again --------------------------------------------------------------------------------
@@ -716,9 +725,9 @@ def test_spaces_dots_and_one_name_in_two_folders_do_not_collide(trained, capsys)
     more = ("-m", "micrographs.star", "--o", "more")
     assert trained.call("gen_data", "-g", "good.star", "-b", "bad.star", *more) == 0
     assert "median correlation -1.00" in capsys.readouterr().out
-    windows = folders(trained, "more")
-    assert sum(map(len, windows.values())) == 40
-    stems = {name.rsplit("_", 2)[0] for found in windows.values() for name in found}
+    cut = folders(trained, "more")
+    assert sum(map(len, cut.values())) == 40
+    stems = {name.rsplit("_", 2)[0] for found in cut.values() for name in found}
     assert stems == {
         "Extract__job006__Micrographs__a b__x.1",
         "Extract__job006__Micrographs__c.d__x.1",
@@ -915,7 +924,7 @@ REQUIRED = {
 
 
 def test_names_are_kept_apart_on_a_disk_without_case():
-    assert gen_data.flat_names({"a/B.mrcs", "A/b.mrcs"}) == {
+    assert windows.flat_names({"a/B.mrcs", "A/b.mrcs"}) == {
         "A/b.mrcs": "A__b",
         "a/B.mrcs": "a__B.2",
     }

@@ -12,11 +12,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-import gen_data
 import gen_grid
 import gen_model
-import gen_picks
-from apbc_common import images, star
+from apbc_common import images, peaks, star, windows
 
 QUICK = settings(
     max_examples=150,
@@ -111,7 +109,7 @@ def test_a_copy_keeps_order_and_every_other_cell_and_block(written, data, tail):
         source.write_text(text)
         block = star.scan(source)["p"]
         old = block.read()
-        star.copy(block, target, np.array(keep), label, values)
+        star.copy(block, target, np.array(keep), {label: values})
         assert source.read_text() == text
         copied = target.read_text()
         new = star.scan(target)["p"].read()
@@ -154,15 +152,15 @@ def test_the_grid_lies_inside_is_regular_and_full(width, height, box):
 @QUICK
 @given(st.integers(0, 2000), st.lists(st.integers(0, 2**32 - 1), min_size=2, max_size=2))
 def test_the_split_is_complete_and_repeatable(count, seed):
-    parts = gen_data.split(count, seed)
+    parts = windows.split(count, seed)
     assert parts.shape == (count,)
     assert (parts == "test").sum() == round(0.2 * count)
     assert (parts == "train").sum() == count - round(0.2 * count)
-    assert (gen_data.split(count, list(seed)) == parts).all()
+    assert (windows.split(count, list(seed)) == parts).all()
 
 
 def test_another_seed_is_another_split():
-    splits = {tuple(gen_data.split(100, [seed, label])) for seed in range(5) for label in (0, 1)}
+    splits = {tuple(windows.split(100, [seed, label])) for seed in range(5) for label in (0, 1)}
     assert len(splits) == 10
 
 
@@ -171,10 +169,10 @@ def test_another_seed_is_another_split():
 def test_training_validation_and_testing_are_disjoint_and_complete(good, bad, more, less, seed):
     counts = {("train", "good"): good, ("train", "bad"): bad, ("test", "good"): more}
     counts["test", "bad"] = less
-    windows = {"train": {}, "test": {}}
+    listed = {"train": {}, "test": {}}
     for (part, kind), count in counts.items():
-        windows[part][kind] = [f"{part}/{kind}/{i}.png" for i in range(count)]
-    parts = gen_model.divide(windows, seed)
+        listed[part][kind] = [f"{part}/{kind}/{i}.png" for i in range(count)]
+    parts = gen_model.divide(listed, {}, seed)
     paths = [path for part in parts.values() for path in part[0]]
     assert len(paths) == len(set(paths)) == good + bad + more + less
     for names, labels in parts.values():
@@ -183,7 +181,7 @@ def test_training_validation_and_testing_are_disjoint_and_complete(good, bad, mo
     assert len(parts["testing"][0]) == more + less
     for label, count in enumerate((bad, good)):
         assert (parts["validation"][1] == label).sum() == round(0.2 * count)
-    again = gen_model.divide(windows, seed)
+    again = gen_model.divide(listed, {}, seed)
     assert [part[0] for part in again.values()] == [part[0] for part in parts.values()]
 
 
@@ -199,11 +197,11 @@ LONG = st.integers(150, 230).map(lambda count: "m" * count)
     [".mrcs", ".MRCS", ".mrc", ".2.mrcs", ".2"]
 )), max_size=30))  # fmt: skip
 def test_flat_names_differ_even_on_a_disk_without_case(stacks):
-    flat = gen_data.flat_names(stacks)
+    flat = windows.flat_names(stacks)
     assert set(flat) == stacks
     assert len({name.lower() for name in flat.values()}) == len(stacks)
     assert not any("/" in name or len(name) > 210 for name in flat.values())
-    assert gen_data.flat_names(stacks) == flat
+    assert windows.flat_names(stacks) == flat
 
 
 # --- picks ---------------------------------------------------------------------------------------
@@ -216,7 +214,7 @@ PLACES = arrays.arrays(
 @QUICK
 @given(PLACES, st.floats(0.5, 40))
 def test_the_best_picks_are_kept_apart(xy, distance):
-    kept = gen_picks.best_apart(xy, distance)
+    kept = peaks.best_apart(xy, distance)
     assert kept.shape == (len(xy),)
     assert kept[:1].all()
     gaps = np.hypot(*(xy[:, None] - xy[None]).transpose(2, 0, 1))

@@ -17,10 +17,13 @@ def error(function, *args):
 
 
 @pytest.mark.parametrize(
-    "out, folder, grid", [(None, "ClassBin", "ClassBin/grid"), ("External/job010", *["X"] * 2)]
+    "out, folder, grid, picks",
+    [
+        (None, "ClassBin", "ClassBin/grid", "ClassBin/picks"),
+        ("External/job010", *["External/job010"] * 3),
+    ],
 )
-def test_paths(tmp_path, out, folder, grid):
-    folder, grid = (name.replace("X", str(out)) for name in (folder, grid))
+def test_paths(tmp_path, out, folder, grid, picks):
     paths = ClassBin(tmp_path, tmp_path / out if out else None)
     expected = {
         paths.windows("train", "good"): f"{folder}/train/good",
@@ -33,12 +36,30 @@ def test_paths(tmp_path, out, folder, grid):
         paths.grid_file("Movies/a.b"): f"{grid}/Movies/a.b_grid.star",
         paths.grid_list: f"{grid}/grid.star",
         paths.grid_suffix: f"{grid}/coords_suffix_grid.star",
+        paths.picks_file("Movies/a.b"): f"{picks}/Movies/a.b_autopick.star",
+        paths.candidates_file("Movies/a.b"): f"{picks}/.candidates/Movies/a.b.star",
+        paths.picks_list: f"{picks}/autopick.star",
+        paths.picks_suffix: f"{picks}/coords_suffix_autopick.star",
+        paths.all_picks("candidates"): f"{picks}/candidates.star",
+        paths.picks_record: f"{picks}/run_gen_picks.json",
         paths.particles("true"): f"{folder}/particles_true.star",
         paths.picture("Movies/a.b", "true"): f"{folder}/pngs/Movies/a.b_true.png",
         paths.record("gen_data"): f"{folder}/run_gen_data.json",
     }
     assert {str(path.relative_to(tmp_path)) for path in expected} == set(expected.values())
     assert all(path == tmp_path / name for path, name in expected.items())
+
+
+@pytest.mark.parametrize("derived", ["", *classbin.DERIVED])
+@pytest.mark.parametrize("stem", ["Movies__a", "a_000001_bad", "b_good_empty", "x.1"])
+def test_the_name_of_a_window_says_where_it_is_from(stem, derived):
+    name = ClassBin.window_name(stem, 1234567, "bad", derived)
+    assert name.startswith(f"{stem}_1234567_bad") and name.endswith(f"{derived}.png")
+    assert ClassBin.parse_window(name) == (stem, derived)
+
+
+def test_a_name_that_is_no_window_s_stays_as_it_is():
+    assert ClassBin.parse_window("mine.png") == ("mine.png", "")
 
 
 @pytest.mark.parametrize(
@@ -274,6 +295,44 @@ def test_a_failed_run_keeps_what_an_earlier_one_wrote(script):
     assert script.there() == before[0]
     record = json.loads(script.record.read_text())
     assert record["outputs"] == ["sub/deep/one.txt", "two.txt"] and record["state"] == "finished"
+
+
+def test_a_run_that_goes_on_keeps_what_it_has_when_it_fails(script):
+    run = script.run()
+    with pytest.raises(ApbcError), run.writing(script.outputs, keep=True):
+        script.outputs[1].write_text("made")
+        raise ApbcError("too many")
+    assert script.there() == ["bad.star", "bin/run_x.json", "bin/two.txt", "good.star"]
+    assert json.loads(script.record.read_text())["state"] == "unfinished"
+    assert script.write() == ["one.txt"]
+
+
+def test_a_growing_list_is_no_other_input(script):
+    def run(text, options=OPTIONS):
+        script.good.write_text(text)
+        inputs, growing = {"bad": script.bad}, {"list": script.good}
+        return Run(script.record, script.folder, inputs, options, growing=growing)
+
+    def write(text, names):
+        outputs = [script.folder / "bin" / name for name in names]
+        current = run(text)
+        assert not current.finished(outputs)
+        with current.writing(outputs, keep=True):
+            for path in outputs:
+                path.write_text("made")
+            current.finish({})
+        return outputs
+
+    one = write("1", ["a"])
+    assert run("1").finished(one)
+    assert json.loads(script.record.read_text())["growing"]["list"]["path"] == "good.star"
+    two = write("1 2", ["a", "b"])
+    assert run("1 2").finished(two)
+    assert json.loads(script.record.read_text())["outputs"] == ["a", "b"]
+    assert not run("1").finished(one)  # the lists of all must be written anew
+    assert error(run, "1 2 3", {**OPTIONS, "size": 48}) == different(
+        script, "size 64, this one has 48"
+    )
 
 
 def test_an_interrupted_run_leaves_what_it_has(script):

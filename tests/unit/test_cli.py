@@ -24,6 +24,9 @@ from apbc_common.star import StarError
         ),
         (cli.even, {"2": 2, "216": 216}, "0 -2 3 2.0", "an even number from 2"),
         (cli.positive, {"1e-3": 0.001, "2": 2.0}, "0 -1 inf nan x", "a number above 0"),
+        (cli.not_negative, {"0": 0.0, "2": 2.0}, "-1 inf nan x", "a number of at least 0"),
+        (cli.percent, {"0": 0.0, "100": 100.0}, "-1 100.1 nan x", "a number from 0 to 100"),
+        (cli.jobs, {"1": 1, "256": 256}, "0 257 1.5 x", "a whole number from 1 to 256"),
         (
             cli.probability,
             {"0": 0.0, "0.5": 0.5, "1": 1.0},
@@ -212,6 +215,28 @@ def test_progress_counts_what_items_are_worth(capsys):
         line.split("|")[0].split("%")[0].strip() for line in capsys.readouterr().err.splitlines()
     ]
     assert shown == ["30", "80", "100"]
+
+
+def test_progress_with_a_note_says_it_instead_of_the_speed(monkeypatch, capsys):
+    seen = []
+
+    def note(done, spent):
+        seen.append((done, spent >= 0))
+        return f"{7 * done} picks"
+
+    assert list(cli.progress(range(4), "micrographs", note=note)) == [0, 1, 2, 3]
+    lines = capsys.readouterr().err.splitlines()
+    assert [re.sub(r"\d\d:\d\d", "T", line) for line in lines] == [
+        " 25% 1/4 micrographs [T<T, 7 picks]",
+        " 50% 2/4 micrographs [T<T, 14 picks]",
+        " 75% 3/4 micrographs [T<T, 21 picks]",
+        "100% 4/4 micrographs [T<T, 28 picks]",
+    ]
+    assert seen == [(1, True), (2, True), (3, True), (4, True)]
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    list(cli.progress(range(4), "micrographs", note=note))
+    assert "| 0/4 micrographs [" in terminal.getvalue() and "\n" not in terminal.getvalue()
 
 
 def test_progress_on_a_terminal_rewrites_one_line(monkeypatch):

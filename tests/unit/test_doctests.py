@@ -10,7 +10,9 @@ import apbc_common
 
 SCRIPTS = ["gen_data", "gen_model", "gen_grid", "gen_picks", "show_picks"]
 MODULES = [f"apbc_common.{module.name}" for module in pkgutil.iter_modules(apbc_common.__path__)]
-WITH_EXAMPLES = {"apbc_common.star", "apbc_common.relion", "gen_data", "gen_grid", "gen_picks"}
+WITH_EXAMPLES = {"gen_grid"} | {
+    f"apbc_common.{name}" for name in ("classbin", "images", "peaks", "relion", "star", "windows")
+}
 
 
 @pytest.mark.parametrize("name", MODULES + SCRIPTS)

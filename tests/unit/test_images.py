@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from apbc_common import images
 
@@ -87,6 +88,187 @@ def test_faults_and_condition_agree(value, size):
     with np.errstate(all="ignore"), pytest.raises(ValueError, match="constant or not finite"):
         images.condition(boxes, size if value is not None else 32)
     assert images.faults(boxes) == ["", "constant" if value is None else "not finite", ""]
+
+
+# --- condition_micrograph ------------------------------------------------------------------------
+
+APIX, WANTED, REGION = 2.0, 6.1, 200.0
+ODD = [(301, 437), (300, 440), (303, 400)]  # ny, nx: 301 * 2 / 6.1 is 98.7 pixels
+
+
+def ice(shape=(301, 437), seed=2):
+    """Noise of deviation 0.85, correlated over some pixels; float32."""
+    noise = np.random.default_rng(seed).normal(0, 3, shape)
+    return ndimage.gaussian_filter(noise, 1).astype(np.float32)
+
+
+def spots(shape, xy, width=6.0):
+    """Round spots of the same size at places in pixels; float32."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    return sum(np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * width**2)) for cx, cy in xy).astype(
+        np.float32
+    )
+
+
+def conditioned(picture, apix=APIX, wanted=WANTED, region=REGION):
+    return images.condition_micrograph(picture, apix, wanted, region)[0].astype(int)
+
+
+@pytest.mark.parametrize("shape", ODD)
+def test_a_micrograph_becomes_grey_values_of_the_wanted_scale(shape):
+    grey, scale = images.condition_micrograph(ice(shape), APIX, WANTED, REGION)
+    assert grey.dtype == np.uint8
+    assert grey.shape == tuple(round(n * APIX / WANTED) for n in shape)
+    assert (scale * grey.shape[::-1]).tolist() == pytest.approx(shape[::-1], abs=1e-9)
+    assert scale == pytest.approx(WANTED / APIX, rel=0.01)
+    assert grey.mean() == pytest.approx(127.5, abs=1)
+    assert grey.std() == pytest.approx(127.5 / images.CLIP, abs=1.5)
+
+
+@pytest.mark.parametrize("factor, offset", [(1e-3, 0), (250, 0), (1, 300), (-1e4, 7), (1e20, 0)])
+def test_a_micrograph_s_scale_and_offset_do_not_show(factor, offset):
+    picture = ice()
+    other = conditioned((factor * picture.astype(float) + offset).astype(np.float32))
+    expected = conditioned(picture)
+    expected = expected if factor > 0 else 255 - expected
+    assert np.abs(other - expected).max() <= 1  # where rounding tips over
+    assert np.mean(other != expected) < 0.01
+
+
+def test_local_mean_and_contrast_do_not_show():
+    y, x = np.mgrid[:300, :440]
+    picture = ice((300, 440))
+    uneven = picture * (1 + x / 440) + x / 440 + np.sin(y / 150)
+    away = np.abs(conditioned(uneven.astype(np.float32)) - conditioned(picture))
+    assert np.median(away) <= 1 and away[10:-10, 10:-10].max() <= 6
+
+
+@pytest.mark.parametrize("value", [1e2, 1e4, 1e7, 1e30])
+def test_hot_and_dead_pixels_stay_where_they_are(value):
+    picture = ice()
+    hot = picture.copy()
+    hot[50, 60], hot[200, 300] = value, -value
+    away = np.abs(conditioned(hot) - conditioned(picture))
+    assert (away > 8).sum() < 40  # of 14,000 pixels
+
+
+def test_a_flat_border_leaves_the_rest_alone_and_is_not_blown_up():
+    picture = ice((300, 440))
+    border, middle = slice(16, 28), slice(75, -3)  # half a region from the step, at 42.6
+    for step in (0, 2, 8):
+        bordered = picture.copy()
+        bordered[:, :130] = -step
+        grey = conditioned(bordered)
+        assert np.percentile(np.abs(grey - conditioned(picture))[:, middle], 99) <= 8
+        assert np.median(np.abs(grey[:, border] - 127.5)) < 9
+
+
+def test_coarse_steps_of_8_bits_do_not_matter():
+    picture = ice()
+    steps = np.rint(picture / picture.std() * 20).astype(np.int8)
+    away = np.abs(conditioned(steps.astype(np.float32)) - conditioned(picture))
+    assert away.max() <= 4
+
+
+def test_condition_micrograph_leaves_its_input_alone_also_at_the_same_scale():
+    picture = ice()
+    kept = picture.copy()
+    assert conditioned(picture, wanted=APIX).shape == picture.shape
+    conditioned(picture)
+    assert (picture == kept).all()
+
+
+def test_no_pixel_is_made_up():
+    """Where the wanted scale is the finer one by rounding only, the micrograph's own stays."""
+    grey, scale = images.condition_micrograph(ice(), 2.0, 1.99, REGION)
+    assert grey.shape == (301, 437) and scale.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("wanted, left", [(250.0, "3 x 2"), (1e6, "0 x 0")])
+def test_a_scale_that_leaves_nothing_is_refused(wanted, left):
+    with pytest.raises(ValueError) as caught:
+        images.condition_micrograph(ice((301, 437)), APIX, wanted, REGION)
+    assert str(caught.value) == f"{wanted:g} A a pixel leaves {left} pixels"
+
+
+@pytest.mark.parametrize("shape", ODD)
+@pytest.mark.parametrize("wanted", [6.1, 4.0, 7.37])
+def test_places_are_mapped_to_the_far_edge(shape, wanted):
+    """The scale is each axis' own: with wanted / apix the far edge would be pixels off."""
+    xy = [(30, 30), (shape[1] - 30, shape[0] - 25), (shape[1] - 40.5, 33.25), (35.75, 260)]
+    bare = conditioned(ice(shape), wanted=wanted)
+    grey, scale = images.condition_micrograph(ice(shape) - spots(shape, xy), APIX, wanted, REGION)
+    for x, y in xy:
+        near = np.array((x, y)) / scale
+        corner = np.rint(near).astype(int) - 5
+        spot = (bare - grey)[corner[1] :, corner[0] :][:11, :11].clip(0)
+        spot[spot < spot.max() / 3] = 0
+        found = ndimage.center_of_mass(spot)[::-1] + corner
+        assert np.hypot(*((found - near) * scale)) < 0.5  # pixels of the micrograph
+
+
+def test_micrographs_and_windows_have_one_centre():
+    """Index size/2: the mean offset of symmetric spots is below a tenth of a pixel."""
+    rng = np.random.default_rng(8)
+    shape, size = (601, 603), 24
+    along = np.arange(60, 545, 60)
+    xy = np.stack(np.meshgrid(along, along), -1).reshape(-1, 2) + rng.uniform(-9, 9, (81, 2))
+    grey, scale = images.condition_micrograph(ice(shape) - spots(shape, xy), APIX, 6.1, REGION)
+    average = 255 - images.windows(grey, xy / scale, size).mean(axis=0)
+    average -= np.median(average)
+    average[average < average.max() / 4] = 0
+    assert ndimage.center_of_mass(average) == pytest.approx((size / 2, size / 2), abs=0.1)
+
+
+# --- windows -------------------------------------------------------------------------------------
+
+
+def test_windows_are_cut_about_the_rounded_place():
+    grey = np.arange(60 * 70).reshape(60, 70) % 251
+    cut = images.windows(grey.astype(np.uint8), [(20, 30), (19.6, 30.4), (8.4, 51.6)], 16)
+    assert cut.dtype == np.uint8 and cut.shape == (3, 16, 16)
+    assert (cut[0] == grey[22:38, 12:28]).all() and (cut[1] == cut[0]).all()
+    assert (cut[2] == grey[44:60, 0:16]).all()
+    assert cut[0][8, 8] == grey[30, 20]
+
+
+def test_what_lies_outside_is_reflected():
+    grey = np.random.default_rng(3).integers(0, 256, (20, 25), dtype=np.uint8)
+    padded = np.pad(grey, 90, mode="reflect")
+    xy = [(0, 0), (24, 19), (-3, 10), (12, 22), (24.4, -0.4), (70, 65)]
+    for (x, y), window in zip(xy, images.windows(grey, xy, 48), strict=True):
+        row, column = 90 - 24 + round(y), 90 - 24 + round(x)
+        assert (window == padded[row : row + 48, column : column + 48]).all()
+    assert images.windows(grey, np.empty((0, 2)), 48).shape == (0, 48, 48)
+
+
+# --- diameter ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("radius", [6, 11.5, 20])
+@pytest.mark.parametrize("factor, offset", [(1, 0), (-30, 127.5), (1e-3, -5)])
+def test_the_diameter_of_a_disc(radius, factor, offset):
+    k = np.arange(64) - 32
+    disc = (np.hypot(k, k[:, None]) < radius) * factor + offset
+    disc = disc + 0.01 * factor * np.random.default_rng(0).normal(size=(64, 64))
+    assert images.diameter(disc) == pytest.approx(2 * radius, abs=2)
+
+
+def test_the_diameter_of_a_spot_is_where_nine_tenths_of_it_are_lost():
+    spot = blob(96, 8.0).astype(float)
+    assert images.diameter(spot) == pytest.approx(2 * 8 * np.sqrt(2 * np.log(10)), abs=2)
+
+
+def test_the_diameter_of_a_spot_with_a_rim_is_that_of_the_rim():
+    y, x = np.mgrid[:96, :96] - 48
+    rim = np.exp(-((np.hypot(x, y) - 30) ** 2) / 8)
+    for sign in (1, -1):
+        assert images.diameter(sign * (blob(96, 8.0) - 0.3 * rim)) == pytest.approx(60, abs=2)
+
+
+def test_the_diameter_of_nothing_is_a_number_in_the_window():
+    for flat in (np.zeros((64, 64)), np.random.default_rng(1).normal(size=(64, 64))):
+        assert 1 <= images.diameter(flat) <= 64
 
 
 # --- resize --------------------------------------------------------------------------------------

@@ -163,3 +163,11 @@ def test_a_missing_file_is_an_oserror(tmp_path):
     for function in (mrc.size, mrc.image, mrc.Stack):
         with pytest.raises(FileNotFoundError, match=re.escape("none.mrc")):
             function(tmp_path / "none.mrc")
+
+
+def test_equal_images_are_equal_files(tmp_path):
+    for name in ("a.mrcs", "b.mrcs"):
+        mrc.write(tmp_path / name, np.ones((2, 4, 4)), 1.5)
+        with mrcfile.open(tmp_path / name) as file:
+            assert file.get_labels() == ["Autopick-BC"]  # no date
+    assert (tmp_path / "a.mrcs").read_bytes() == (tmp_path / "b.mrcs").read_bytes()

@@ -1,0 +1,376 @@
+#!/usr/bin/env python3
+"""Measure how well micrographs are picked, against truth that no picker has seen.
+
+Example: python tests/bench/accuracy.py simulated --dir Bench --presets standard --seeds 1 2 3
+python tests/bench/accuracy.py real --dir Bench --data ../shared/data/empiar-10017
+
+simulated: of 20 micrographs of a preset, 12 are learnt from and 8 are picked. Labels: RELION's LoG
+candidates sorted by the truth with 5 % of them wrong, and origins as 2D classification gives them,
+5 A off; at most 5000, for few 600.
+real: seven micrographs, each picked by what the other six taught. Labels: LoG candidates sorted by
+the CryoPPP centres, none wrong, or the sparse manual ones (--labels manual).
+
+Every step keeps what it made in DIR, so that a run that was stopped goes on. Needs RELION 3.1.
+"""
+
+import argparse
+import contextlib
+import io
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+EXAMPLE = ROOT / "beta-galactosidase"
+sys.path[:0] = [str(ROOT), str(EXAMPLE)]
+
+import numpy as np  # noqa: E402
+import score  # noqa: E402
+
+import gen_data  # noqa: E402
+import gen_model  # noqa: E402
+import gen_picks  # noqa: E402
+from apbc_common import mrc, relion  # noqa: E402
+
+APIX = 1.77
+DIAMETER = {"standard": 180, "hard": 180, "few": 270}  # A
+BOX = {"standard": 216, "hard": 216, "few": 324}  # px
+LOG_RANGE = {180: (120, 200), 270: (220, 320)}  # A
+LABELS = {"standard": 5000, "hard": 5000, "few": 600}
+LEARN, TEST = 12, 8  # micrographs of a simulated set
+CENTRING = 5  # A, error of an origin's x and y
+COLUMNS = ("precision", "recall", "f1", "best_f1", "ap", "distance")
+
+
+def shell(log, *command, cwd):
+    """Run a command, its output to a log; stop with the log's end if it fails."""
+    with open(log, "a") as out:
+        done = subprocess.run([str(c) for c in command], cwd=cwd, stdout=out, stderr=out)
+    if done.returncode:
+        sys.exit(f"{command[0]} failed:\n{log.read_text()[-2000:]}")
+
+
+def ours(module, project, *args):
+    """Run one of the scripts in this process; what it prints goes to a log."""
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+        code = module.main(["-p", str(project), *map(str, args)])
+    with open(project / "log.txt", "a") as log:
+        log.write(text.getvalue())
+    if code:
+        sys.exit(f"{module.__name__} failed:\n{text.getvalue()[-2000:]}")
+
+
+def log_candidates(project, star, folder, diameter):
+    """Pick with RELION's Laplacian of Gaussian; where it has been done, nothing is done."""
+    low, high = LOG_RANGE[diameter]
+    shell(
+        project / "log.txt", "relion_autopick", "--i", star, "--odir", folder, "--pickname",
+        "autopick", "--LoG", "--LoG_diam_min", low, "--LoG_diam_max", high, "--shrink", 0,
+        "--lowpass", 20, "--LoG_upper_threshold", 5, "--only_do_unfinished", cwd=project,
+    )  # fmt: skip
+
+
+def extract(project, star, coordinates, suffix, job, box):
+    """Extract with RELION, as its GUI would: scaled to 64 px, normalised, inverted."""
+    if not (project / job / "particles.star").exists():
+        shell(
+            project / "log.txt", "relion_preprocess", "--i", star, "--coord_dir", coordinates,
+            "--coord_suffix", suffix, "--part_dir", job, "--part_star", f"{job}particles.star",
+            "--extract", "--extract_size", box, "--scale", 64, "--norm", "--bg_radius", 24,
+            "--invert_contrast", cwd=project,
+        )  # fmt: skip
+
+
+def part_of_list(source, target, first, last):
+    """Write a micrograph list with some of the rows of another."""
+    lines, row = [], 0
+    for line in source.read_text().splitlines():
+        is_row = line.strip().startswith("Micrographs/")
+        row += is_row
+        if not is_row or first < row <= last:
+            lines.append(line)
+    target.write_text("\n".join(lines) + "\n")
+
+
+def make_simulated(project, preset, seed):
+    """Simulate, pick candidates, extract and label."""
+    if (project / "Select").exists():
+        return
+    log = project / "log.txt"
+    project.mkdir(parents=True, exist_ok=True)
+    shell(
+        log, sys.executable, EXAMPLE / "simulate.py", project, "--preset", preset, "--seed", seed,
+        "--micrographs", LEARN + TEST, cwd=ROOT,
+    )  # fmt: skip
+    part_of_list(project / "micrographs_ctf.star", project / "learn.star", 0, LEARN)
+    part_of_list(project / "micrographs_ctf.star", project / "test.star", LEARN, LEARN + TEST)
+    for name in relion.read_micrographs(project / "test.star").names:
+        truth = project / "truth" / f"{Path(name).stem}.csv"
+        (project / "truth_test").mkdir(exist_ok=True)
+        shutil.copy(truth, project / "truth_test")
+    diameter = DIAMETER[preset]
+    for part in ("learn", "test"):
+        log_candidates(project, f"{part}.star", f"AutoPick/{part}/", diameter)
+    extract(
+        project, "learn.star", "AutoPick/learn/", "_autopick.star", "Extract/job005/", BOX[preset]
+    )
+    shell(
+        log, sys.executable, EXAMPLE / "label.py", "-i", "Extract/job005/particles.star", "--truth",
+        "truth", "--diameter", diameter, "--apix", APIX, "--seed", seed, "--labels", LABELS[preset],
+        "--centring", CENTRING, cwd=project,
+    )  # fmt: skip
+
+
+def reference_picks(project, diameter):
+    """Pick with RELION's template matching, the template the average of the good list."""
+    if (project / "AutoPick/ref").exists():
+        return
+    good = relion.read_particles(project, project / "Select/good/particles.star")
+    total = np.zeros((good.optics[0].box,) * 2)
+    for index, name in enumerate(good.stacks):
+        stack = mrc.Stack(project / name)
+        total += stack.read(good.section[good.stack == index]).sum(axis=0)
+        stack.close()
+    mrc.write(project / "average.mrcs", (total / len(good))[None], good.optics[0].apix)
+    shell(
+        project / "log.txt", "relion_autopick", "--i", "test.star", "--odir", "AutoPick/ref/",
+        "--pickname", "autopick", "--ref", "average.mrcs", "--angpix_ref", good.optics[0].apix,
+        "--invert", "--ang", 360, "--lowpass", 20, "--particle_diameter", diameter, "--shrink", 0,
+        "--threshold", 0, "--min_distance", diameter / 2, cwd=project,
+    )  # fmt: skip
+
+
+def teach(project, name, learn, seed, *options):
+    """Make windows and a model in a folder of its own; return the model's path."""
+    folder = project / name
+    data = ["-g", "Select/good/particles.star", "-b", "Select/bad/particles.star", "-m", learn]
+    ours(gen_data, project, *data, "--o", folder, "--seed", seed, *options)
+    ours(gen_model, project, "--data", folder, "--o", folder, "--seed", seed)
+    return folder / "model.h5"
+
+
+def pick(project, model, star, name):
+    """Pick micrographs with a model; return the lists of picks and of candidates."""
+    folder = project / name
+    ours(gen_picks, project, "-i", star, "--model", model, "--o", folder)
+    return folder / "picks.star", folder / "candidates.star"
+
+
+def judge(truth, diameter, picks, candidates):
+    """Score picks at their own cut; the best cut and the AP are of the candidates."""
+    wanted = score.read_truth(truth)
+    at_cut, of_all = (
+        score.score(score.read_picks(score.files_of(str(path))), wanted, diameter / APIX)
+        for path in (picks, candidates)
+    )
+    at_cut |= {name: of_all[name] for name in ("best_f1", "ap")}
+    at_cut["distance"] *= APIX
+    return at_cut
+
+
+def simulated(folder, preset, seed, windows, crossings):
+    """Yield (row's name, scores) of one preset and seed."""
+    project, diameter = folder / f"{preset}{seed}", DIAMETER[preset]
+    make_simulated(project, preset, seed)
+    reference_picks(project, diameter)
+    truth = project / "truth_test"
+    for name, place in (("RELION LoG", "AutoPick/test"), ("RELION --ref", "AutoPick/ref")):
+        yield name, judge(truth, diameter, project / place, project / place)
+    for times in windows:
+        angst = BOX[preset] * APIX if times == "box" else float(times) * diameter
+        options = ["--from-micrographs", "--diameter", diameter, "--window", f"{angst:.1f}"]
+        model = teach(project, f"micrographs_{times}", "learn.star", seed, *options)
+        lists = pick(project, model, "test.star", f"picks_{times}")
+        unit = "" if times == "box" else " diameters"
+        yield f"from micrographs, {times}{unit}", judge(truth, diameter, *lists)
+    if crossings:
+        yield from crossed(project, preset, seed, windows[0], truth, diameter)
+
+
+def crossed(project, preset, seed, times, truth, diameter):
+    """Yield the other crossings of what taught a model and what it picks."""
+    model = teach(project, "stacks", "learn.star", seed, "--diameter", diameter)
+    lists = pick(project, model, "test.star", "picks_stacks")
+    yield "from stacks, picks micrographs", judge(truth, diameter, *lists)
+    if not (project / "Grid").exists():
+        import gen_grid
+
+        ours(gen_grid, project, "-i", "test.star", "-x", BOX[preset], "--o", project / "Grid")
+    extract(project, "test.star", "Grid/", "_grid.star", "Extract/job014/", BOX[preset])
+    for source, of in (("micrographs", f"micrographs_{times}"), ("stacks", "stacks")):
+        out = project / f"grid_{of}"
+        ours(
+            gen_picks, project, "-i", "Extract/job014/particles.star", "-m", "test.star",
+            "--model", project / of / "model.h5", "--o", out,
+        )  # fmt: skip
+        lists = [out / "particles_true.star"] * 2
+        yield f"from {source}, sorts the grid", judge(truth, diameter, *lists)
+
+
+def table(results):
+    """Print the median over seeds of each row, and F1 of each seed."""
+    print(f"{'':34}", *(f"{name:>9}" for name in COLUMNS), "  F1 of each")
+    for name, found in results.items():
+        cells = [statistics.median(one[column] for one in found) for column in COLUMNS]
+        numbers = [f"{value:9.3f}" for value in cells[:-1]] + [f"{cells[-1]:9.1f}"]
+        print(f"{name:34}", *numbers, "  " + " ".join(f"{one['f1']:.3f}" for one in found))
+
+
+def run_simulated(args):
+    """Print a table for each preset."""
+    for preset in args.presets:
+        results = {}
+        for seed in args.seeds:
+            for name, found in simulated(args.dir, preset, seed, args.windows, args.crossings):
+                results.setdefault(name, []).append(found)
+                print(f"{preset} {seed} {name}: F1 {found['f1']:.3f}", file=sys.stderr, flush=True)
+        print(f"\n{preset}: seeds {args.seeds}; F1 at the default threshold, distance in A")
+        table(results)
+
+
+def make_real(project, data):
+    """Write the real micrographs as a project; extract LoG candidates and the manual labels."""
+    if (project / "Manual/bad").exists():
+        return
+    project.mkdir(parents=True, exist_ok=True)
+    log, star = project / "log.txt", "micrographs_ctf.star"
+    shell(log, sys.executable, data / "make_project.py", project, cwd=project)
+    log_candidates(project, star, "AutoPick/log/", 180)
+    extract(project, star, "AutoPick/log/", "_autopick.star", "Extract/job005/", 216)
+    shell(
+        log, sys.executable, EXAMPLE / "label.py", "-i", "Extract/job005/particles.star", "--truth",
+        "truth", "--diameter", 180, "--apix", APIX, "--wrong", 0, "--o", "LoG", cwd=project,
+    )  # fmt: skip
+    for kind in ("good", "bad"):
+        extract(project, star, f"Labels/{kind}/", "_manual.star", f"Manual/{kind}/", 216)
+
+
+def leave_one_out(project, labels, seed, windows):
+    """Pick each micrograph with what the others taught; return picks and candidates of all."""
+    picks, candidates = {}, {}
+    names = relion.read_micrographs(project / "micrographs_ctf.star").names
+    for number, name in enumerate(names):
+        fold = project / f"{labels}{seed}_{windows}_{number}"
+        lists = fold / "picks.star", fold / "candidates.star"
+        if not lists[1].exists():
+            make_fold(project, fold, labels, name)
+            angst = 216 * APIX if windows == "box" else float(windows) * 180
+            ours(
+                gen_data, project, "--from-micrographs", "-g", fold / "good.star",
+                "-b", fold / "bad.star", "-m", "micrographs_ctf.star", "--diameter", 180,
+                "--window", f"{angst:.1f}", "--o", fold, "--seed", seed,
+            )  # fmt: skip
+            ours(gen_model, project, "--data", fold, "--o", fold, "--seed", seed)
+            pick(project, fold / "model.h5", fold / "test.star", fold.name)
+            for part in ("train", "test"):
+                shutil.rmtree(fold / part)
+        for found, path in zip((picks, candidates), lists, strict=True):
+            found |= score.read_picks([path])
+        print(f"seed {seed}: {number + 1} of {len(names)} picked", file=sys.stderr, flush=True)
+    return picks, candidates
+
+
+def make_fold(project, fold, labels, left_out):
+    """Write the lists without one micrograph, and the list of that one."""
+    fold.mkdir(exist_ok=True)
+    for kind in ("good", "bad"):
+        particles = relion.read_particles(project, project / labels / kind / "particles.star")
+        keep = particles.micrograph != particles.micrographs.index(left_out)
+        relion.copy_particles(particles, fold / f"{kind}.star", keep, {})
+    text = (project / "micrographs_ctf.star").read_text().splitlines()
+    kept = [line for line in text if "Micrographs/" not in line or left_out in line]
+    (fold / "test.star").write_text("\n".join(kept) + "\n")
+
+
+def bootstrap(measure, stems, count=1000):
+    """Return the 95 % interval of a measure over micrographs drawn with replacement."""
+    rng = np.random.default_rng(0)
+    values = [measure(rng.choice(stems, len(stems))) for _ in range(count)]
+    return np.percentile(values, (2.5, 97.5))
+
+
+def centred_distance(picks, truth):
+    """Return the median distance of right picks less their mean offset, A."""
+    from scipy.spatial import cKDTree
+
+    away = []
+    for stem, rows in picks.items():
+        distance, nearest = cKDTree(truth[stem].good).query(rows[:, :2])
+        right = distance <= 0.3 * 180 / APIX
+        away.append(rows[right, :2] - truth[stem].good[nearest[right]])
+    away = np.concatenate(away)
+    return float(np.median(np.hypot(*(away - away.mean(axis=0)).T)) * APIX)
+
+
+def run_real(args):
+    """Print F1 and AP with intervals for each seed, and the medians."""
+    project = args.dir / "real"
+    make_real(project, args.data.resolve())
+    truth = score.read_truth(project / "truth")
+    labels, found = {"log": "LoG", "manual": "Manual"}[args.labels], []
+    print(f"seven denoised micrographs, each picked by what six taught; labels: {args.labels},")
+    print("sorted by the truth; F1 at the default threshold, 95 % intervals over micrographs")
+    for seed in args.seeds:
+        picks, candidates = leave_one_out(project, labels, seed, args.window)
+
+        def measure(stems, of, name):
+            chosen = {f"{i}": stem for i, stem in enumerate(stems)}
+            return score.score(
+                {i: of[stem] for i, stem in chosen.items() if stem in of},
+                {i: truth[stem] for i, stem in chosen.items()},
+                180 / APIX,
+            )[name]
+
+        stems = sorted(truth)
+        row = {
+            "f1": measure(stems, picks, "f1"),
+            "best_f1": measure(stems, candidates, "best_f1"),
+            "ap": measure(stems, candidates, "ap"),
+            "distance": centred_distance(picks, truth),
+        }
+        f1 = bootstrap(lambda some: measure(some, picks, "f1"), stems)  # noqa: B023
+        ap = bootstrap(lambda some: measure(some, candidates, "ap"), stems)  # noqa: B023
+        found.append(row)
+        print(
+            f"seed {seed}: F1 {row['f1']:.3f} ({f1[0]:.3f} to {f1[1]:.3f}), at the best cut "
+            f"{row['best_f1']:.3f}, AP {row['ap']:.3f} ({ap[0]:.3f} to {ap[1]:.3f}), "
+            f"distance {row['distance']:.1f} A",
+            flush=True,
+        )
+    print("median:", *(f"{n} {statistics.median(r[n] for r in found):.3f}" for n in found[0]))
+
+
+def build_parser():
+    """Return the parser."""
+    title, _, rest = __doc__.partition("\n\n")
+    parser = argparse.ArgumentParser(
+        prog="accuracy.py",
+        description=title,
+        epilog=rest,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    sub = parser.add_subparsers(required=True)
+    one = sub.add_parser("simulated", help="the simulated presets")
+    one.add_argument("--presets", nargs="+", choices=DIAMETER, default=list(DIAMETER))
+    one.add_argument("--windows", nargs="+", default=["1.5"], metavar="TIMES",
+                     help="of the diameter, or box (default: 1.5)")  # fmt: skip
+    one.add_argument("--crossings", action="store_true", help="stack-trained models, and the grid")
+    one.set_defaults(run=run_simulated)
+    two = sub.add_parser("real", help="the seven real micrographs")
+    two.add_argument("--data", type=Path, required=True, help="the folder empiar-10017")
+    two.add_argument("--labels", choices=("log", "manual"), default="log")
+    two.add_argument("--window", default="1.5", metavar="TIMES", help="as above (default: 1.5)")
+    two.set_defaults(run=run_real)
+    for each in (one, two):
+        each.add_argument("--dir", type=Path, required=True, help="where everything is kept")
+        each.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    return parser
+
+
+if __name__ == "__main__":
+    arguments = build_parser().parse_args()
+    arguments.dir = arguments.dir.resolve()
+    arguments.run(arguments)

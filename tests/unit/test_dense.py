@@ -1,0 +1,86 @@
+"""The dense form of a network gives each window's own score."""
+
+import numpy as np
+import pytest
+
+from apbc_common import direct, network
+
+CHECKED = 40  # windows
+
+
+class Net:
+    """A network with random weights, whose scores are neither all 0 nor all 1."""
+
+    def __init__(self, size):
+        keras = network.keras()
+        keras.utils.set_random_seed(size)
+        self.size, self.model = size, network.build_model(size)
+        rng = np.random.default_rng(1)
+        for layer in self.model.layers:
+            if layer.name.startswith(("convolution", "dense")):
+                kernel, bias = layer.get_weights()
+                layer.set_weights([kernel * 1.5, rng.normal(0, 0.1, bias.shape)])
+        self._scorer = network.Scorer(self.model, CHECKED)
+        self._logits = keras.Model(self.model.input, self.model.get_layer(network.LOGIT).output)
+
+    def score(self, grey, corners):
+        """What `Scorer` and the layer of the logit say of the windows with these first pixels."""
+        cut = np.stack([grey[i:, j:][: self.size, : self.size] for i, j in corners])
+        logits = self._logits(cut[..., None].astype(np.float32)).numpy().ravel()
+        return self._scorer(cut), logits
+
+
+@pytest.fixture(scope="module", params=[64, 48])
+def net(request):
+    return Net(request.param)
+
+
+def micrograph(ny, nx):
+    """Grey noise, fine and coarse, as uint8."""
+    rng = np.random.default_rng(ny * nx)
+    coarse = np.kron(rng.integers(0, 200, (ny // 9 + 1, nx // 9 + 1)), np.ones((9, 9)))[:ny, :nx]
+    return (coarse + rng.integers(0, 56, (ny, nx))).astype(np.uint8)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4, 8])
+def test_the_dense_score_is_that_of_the_window(net, monkeypatch, stride):
+    monkeypatch.setattr(network, "TILE", 32)  # several, of unequal sizes
+    score = network.Dense(net.model, stride)
+    for extra in ((0, 0), (1, 7), (15, 42), (73, 38)):
+        grey = micrograph(net.size + extra[0], net.size + extra[1])
+        dense = score(grey)
+        assert dense.dtype == np.float32
+        assert dense.shape == tuple(more // stride + 1 for more in extra)
+        last = np.array(dense.shape) - 1
+        drawn = np.random.default_rng(0).integers(0, last + 1, (CHECKED - 2, 2))
+        places = np.concatenate([[(0, 0), last], drawn])
+        found = dense[*places.T]
+        probabilities, logits = net.score(grey, places * stride)
+        assert found == pytest.approx(logits, abs=1e-5)
+        assert 1 / (1 + np.exp(-found)) == pytest.approx(probabilities, abs=1e-5)
+    assert probabilities.std() > 0.01
+
+
+def test_tiles_do_not_show(net, monkeypatch):
+    grey, score = micrograph(131, 174), network.Dense(net.model, 4)
+    whole = score(grey)
+    for tile in (8, 40, 53):
+        monkeypatch.setattr(network, "TILE", tile)
+        assert score(grey) == pytest.approx(whole, abs=1e-5)
+
+
+def test_where_no_window_fits_there_is_no_score(net):
+    for shape in ((1, 1), (40, 40), (47, 300), (300, 30)):
+        dense = network.Dense(net.model, 4)(micrograph(*shape))
+        assert dense.size == 0 and dense.ndim == 2 and dense.dtype == np.float32
+
+
+def test_a_pick_has_the_probability_of_the_window_about_it(net):
+    taught = {"window_px": net.size, "window_angst": 2.0 * net.size, "box_angst": 2.0 * net.size}
+    picker = direct.Picker(net.model, taught, 10, net.size, 0.001, 1)
+    grey = micrograph(140, 151)
+    xy, found = picker.find((grey, np.array([1.0, 1.0]), 2.0))
+    corners = np.rint(xy[:, ::-1]).astype(int) - net.size // 2
+    probabilities, _ = net.score(grey, corners[:CHECKED])
+    assert 5 < len(xy) and (np.diff(found) <= 0).all()
+    assert found[:CHECKED] == pytest.approx(probabilities, abs=6e-5)  # four decimals

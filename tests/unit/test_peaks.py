@@ -1,0 +1,101 @@
+"""Peaks: maxima and where they are, places apart, places matched with centres."""
+
+import numpy as np
+import pytest
+
+from apbc_common import peaks
+
+
+def hill(shape, x, y, width=9.0):
+    """A paraboloid with its top at x, y; float64."""
+    rows, columns = np.indices(shape)
+    return 5 - ((columns - x) ** 2 + 2 * (rows - y) ** 2) / width
+
+
+@pytest.mark.parametrize("x, y", [(4, 5), (4.3, 5.4), (3.51, 4.52), (4.5, 5.25), (6.49, 2.51)])
+def test_a_parabola_s_top_is_found_below_the_spacing(x, y):
+    for dtype, exact in ((np.float64, 1e-12), (np.float32, 1e-5)):
+        xy, values = peaks.maxima(hill((9, 11), x, y).astype(dtype))
+        assert xy == pytest.approx(np.array([[x, y]]), abs=exact)
+        assert values.dtype == dtype and values.tolist() == [
+            hill((9, 11), x, y).max().astype(dtype)
+        ]
+
+
+def test_a_maximum_on_the_edge_is_moved_along_the_edge_only():
+    for x, y, expected in ((4.3, -2, [4.3, 0]), (20, 3.2, [10, 3.2]), (-1, -1, [0, 0])):
+        xy, _ = peaks.maxima(hill((9, 11), x, y))
+        assert xy == pytest.approx(np.array([expected]), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "shape", [(0, 7), (7, 0), (0, 0)], ids=["no rows", "no columns", "nothing"]
+)
+def test_an_empty_map_has_no_maximum(shape):
+    xy, values = peaks.maxima(np.empty(shape, np.float32))
+    assert xy.shape == (0, 2) and values.shape == (0,) and values.dtype == np.float32
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (2, 2)])
+def test_maps_of_one_row_or_column(shape):
+    scores = np.zeros(shape)
+    scores.flat[-1] = 1
+    xy, values = peaks.maxima(scores, least=0.5)
+    assert xy.tolist() == [[shape[1] - 1, shape[0] - 1]] and values.tolist() == [1]
+
+
+def test_a_plateau_counts_once_at_its_first_place():
+    scores = np.zeros((9, 9), np.float32)
+    scores[2:5, 3:6] = 7  # a block
+    scores[7, 0] = scores[6, 1] = scores[7, 2] = 7  # joined by corners only
+    scores[0, 7:] = 3
+    xy, values = peaks.maxima(scores, least=1)
+    assert abs(xy - [[3, 2], [1, 6], [7, 0]]).max() <= 0.5
+    assert values.tolist() == [7, 7, 3]
+    assert peaks.maxima(np.full((4, 4), 2.0))[0].tolist() == [[0, 0]]
+
+
+def test_of_two_equal_neighbours_the_top_lies_between_them():
+    scores = np.array([[0, 1, 0], [1, 4, 1], [1, 4, 1], [0, 1, 0.0]])
+    assert peaks.maxima(scores, 2)[0].tolist() == [[1, 1.5]]
+
+
+def test_the_least_score_is_still_a_maximum():
+    scores = np.zeros((5, 9), np.float32)
+    scores[2, [1, 4, 7]] = 1, 3, 2
+    assert peaks.maxima(scores, 1)[1].tolist() == [3, 2, 1]
+    assert peaks.maxima(scores, np.nextafter(1, 2, dtype=np.float32))[1].tolist() == [3, 2]
+    assert peaks.maxima(scores)[1].tolist()[:3] == [3, 2, 1]
+
+
+def test_places_at_just_the_distance_are_kept():
+    xy = np.array([[0, 0], [3, 4], [3, 3.99], [6, 8]])
+    assert peaks.best_apart(xy, 5).tolist() == [True, True, False, True]
+    assert peaks.best_apart(xy, 0).tolist() == [True] * 4
+    assert peaks.best_apart(np.zeros((3, 2)), 1e-9).tolist() == [True, False, False]
+    assert peaks.best_apart(np.empty((0, 2)), 5).shape == (0,)
+
+
+def test_a_place_that_was_left_out_takes_none_with_it():
+    line = np.array([[0, 0], [4, 0], [8, 0], [12, 0.0]])  # the second falls, so the third stays
+    assert peaks.best_apart(line, 5).tolist() == [True, False, True, False]
+
+
+def test_match_is_one_to_one_and_the_best_comes_first():
+    centres = np.array([[0, 0], [10, 0.0]])
+    right = peaks.match(np.array([[1, 0], [0, 0], [9, 0], [30, 0], [10, 0.0]]), centres, 3)
+    assert right.tolist() == [True, False, True, False, False]
+
+
+def test_match_takes_the_nearest_free_centre_within_the_distance():
+    centres = np.array([[0, 0], [4, 0.0]])
+    assert peaks.match(np.array([[1, 0], [0, 0.0]]), centres, 3).tolist() == [True, False]
+    assert peaks.match(np.array([[1, 0], [1, 0.0]]), centres, 3).tolist() == [True, True]
+    assert peaks.match(np.array([[7, 0.0]]), centres, 3).tolist() == [True]
+    assert peaks.match(np.array([[7.01, 0]]), centres, 3).tolist() == [False]
+
+
+@pytest.mark.parametrize("count", [(0, 3), (3, 0), (0, 0)])
+def test_match_of_nothing(count):
+    places, centres = (np.zeros((n, 2)) for n in count)
+    assert peaks.match(places, centres, 5).tolist() == [False] * count[0]
