@@ -4,8 +4,7 @@
 Example: extract.py -p Demo -i micrographs_ctf.star --coord-dir LoG/ --o Extract/job005/
 --coord-suffix _autopick.star --box 216 --scale 64
 
-The pixels are those of relion_preprocess --extract --norm --invert_contrast (a test compares), and
-the list has the columns that the next steps and RELION's readers need.
+Pixels and list are those of relion_preprocess --extract --norm --invert_contrast (tests compare).
 """
 
 import functools
@@ -15,8 +14,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from apbc_common import cli
-
-AT_ONCE = 200  # boxes
 
 
 def build_parser():
@@ -33,46 +30,25 @@ def build_parser():
 
 def extract(project, micrographs_star, coord_dir, suffix, box, scale, out):
     """Write a stack for each micrograph with picks, then the list of all."""
-    import pandas as pd
+    from apbc_common import extraction, mrc, relion
 
-    from apbc_common import relion, star
-
+    extraction.check(micrographs_star)
     micrographs = relion.read_micrographs(micrographs_star)
     out = out or project / "Extract"
-    rows, apix = [], micrographs.apix[0]
-    for name in cli.progress(micrographs.names, "micrographs"):
-        picks = coord_dir / f"{relion.rest(name)}{suffix}"
-        if picks.is_file():
-            rows += extract_micrograph(project, name, picks, apix, box, scale, out)
-    optics = star.scan(micrographs_star)["optics"].read().drop(columns=relion.MICROGRAPH_APIX)
-    optics[relion.IMAGE_APIX] = f"{apix * box / scale:.6f}"
-    optics[relion.IMAGE_SIZE], optics[relion.DIMENSIONS] = str(scale), "2"
-    labels = [relion.IMAGE, relion.MICROGRAPH, relion.X, relion.Y, relion.SCORE, relion.GROUP]
-    tables = {"optics": optics, "particles": pd.DataFrame(rows, columns=labels, dtype=str)}
-    star.write(out / "particles.star", tables)
-    print(f"{len(rows)} particles of {len(micrographs.names)} micrographs -> {out}")
-
-
-def extract_micrograph(project, name, picks, apix, box, scale, out):
-    """Write the stack of one micrograph; return its rows."""
-    import numpy as np
-
-    from apbc_common import images, mrc, relion
-
-    xy, scores = relion.read_coordinates(picks)
-    target = out / f"{relion.rest(name)}.mrcs"
-    if len(xy) and not target.exists():
-        picture = mrc.image(project / name)
-        parts = [
-            images.extract(picture, xy[at : at + AT_ONCE], box, scale)
-            for at in range(0, len(xy), AT_ONCE)
-        ]
-        mrc.write(target, np.concatenate(parts), apix * box / scale)
-    stack = target.relative_to(project)
-    return [
-        (f"{i:06d}@{stack}", name, f"{x:.6f}", f"{y:.6f}", f"{score:.6f}", "1")
-        for i, ((x, y), score) in enumerate(zip(xy, scores, strict=True), 1)
-    ]
+    cutting = extraction.Extraction(micrographs.apix[0] * box, scale)
+    done, count = [], 0
+    for name, apix in cli.progress(micrographs.apix_by_name().items(), "micrographs"):
+        rest = relion.rest(name)
+        picks, stack = coord_dir / f"{rest}{suffix}", out / f"{rest}.mrcs"
+        xy = relion.read_coordinates(picks)[0] if picks.is_file() else ()
+        if not len(xy):
+            continue
+        if not stack.exists():
+            mrc.write(stack, cutting.cut(project / name, apix, xy), cutting.particle_apix(apix))
+        done.append((name, picks, stack))
+        count += len(xy)
+    cutting.write_particles(out / "particles.star", project, micrographs_star, done)
+    print(f"{count} particles of {len(micrographs.names)} micrographs -> {out}")
 
 
 def main(argv=None) -> int:

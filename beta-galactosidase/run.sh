@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 #
-# The worked example: from micrographs to classified particles, with a table of what it brought.
+# The worked example: from micrographs to picks, with a table of what each way brought.
 #
 #   bash beta-galactosidase/run.sh           simulated micrographs, whose truth is known
 #   bash beta-galactosidase/run.sh PATH      your copy of EMPIAR-10017 with its .box labels
@@ -64,8 +64,8 @@ if [ -z "$source" ]; then
     autopick train.star AutoPick/train/
     autopick test.star AutoPick/test/
     extract train.star AutoPick/train/ _autopick.star Extract/job005/
-    step "stand-in for the selection of 2D classes: the truth, with 5 % of the labels wrong"
-    example label -i Extract/job005/particles.star --truth truth --diameter $diameter --apix $apix
+    step "stand-in for the selection of 2D classes: the truth, 5 % of the labels wrong, 5 A off the centre"
+    example label -i Extract/job005/particles.star --truth truth --diameter $diameter --apix $apix --centring 5
     good=Select/good/particles.star bad=Select/bad/particles.star learn=train.star pick=test.star
 else
     step "labels from .box files"
@@ -78,15 +78,21 @@ else
     learn=micrographs_ctf.star pick=micrographs_ctf.star
 fi
 
-step "gen_data.py" && ours gen_data -g $good -b $bad -m $learn
-step "gen_model.py" && ours gen_model
-step "gen_grid.py" && ours gen_grid -i $pick -x $box
-step "extraction of the grid" && extract $pick ClassBin/grid/ _grid.star Extract/job014/
-step "gen_picks.py" && ours gen_picks -i Extract/job014/particles.star -m $pick --min-distance 280
-step "show_picks.py"
+step "the direct way: gen_data.py, gen_model.py, gen_picks.py"
+ours gen_data -g $good -b $bad -m $learn --from-micrographs
+ours gen_model
+ours gen_picks -i $pick
 first=$(awk '/^ *Micrographs\// { print $1; exit }' $pick)
+ours show_picks -m "$first" -s ClassBin/picks/picks.star
+
+step "the classic way: gen_data.py, gen_model.py, gen_grid.py, extraction, gen_picks.py, into Classic"
+ours gen_data -g $good -b $bad -m $learn --o Classic
+ours gen_model --data Classic --o Classic
+ours gen_grid -i $pick -x $box
+extract $pick ClassBin/grid/ _grid.star Extract/job014/
+ours gen_picks -i Extract/job014/particles.star -m $pick --min-distance 280 --model Classic/model.h5 --o Classic
 for list in true false unique; do
-    ours show_picks -m "$first" -s ClassBin/particles_$list.star -x $box
+    ours show_picks -m "$first" -s Classic/particles_$list.star -x $box
 done
 
 if [ -z "$source" ]; then
@@ -96,7 +102,8 @@ if [ -z "$source" ]; then
         name=$(basename "$name" .mrc)
         cp "truth/$name.csv" truth_test/
     done
-    example score --truth truth_test --diameter $diameter --apix $apix autopick=AutoPick/test/ \
-        grid=ClassBin/particles_true.star grid-unique=ClassBin/particles_unique.star | tee table.txt
+    example score --truth truth_test --diameter $diameter --apix $apix direct=ClassBin/picks/picks.star \
+        autopick=AutoPick/test/ grid=Classic/particles_true.star grid-unique=Classic/particles_unique.star |
+        tee table.txt
 fi
 echo "done: pictures in $project/ClassBin/pngs, curves in $project/ClassBin/train_and_test_results.png"
