@@ -33,6 +33,7 @@ WARM = 0.05
 SHOWN = 200_000  # windows in a training, each as often as that gives, within EPOCHS
 EPOCHS = 10, 60
 FLOOR = 0.01  # least probability of a peak that the threshold may leave out
+FLAT = 0.02
 RADIUS = 0.3  # of the diameter, within which a peak is a listed particle
 MOST_MICROGRAPHS = 20  # that the threshold is chosen on
 
@@ -93,6 +94,7 @@ def generate(project, data, out, epochs, batch, seed, clear):
     if run.finished(outputs):
         print(f"finished before: nothing to do -> {target.model}")
         return
+    check_micrographs(project, dataset)
     if run.finished(trained):  # only what tells of the model is missing
         test(project, data, target.model, out, batch)
         return
@@ -135,6 +137,14 @@ def test(project, data, model_file, out, batch):
     write_results(project, target, results, log)
     print_table(results)
     print(f"results and picture -> {target.folder}")
+
+
+def check_micrographs(project, dataset):
+    """Raise ApbcError or OSError if the threshold can't be chosen later: after the training."""
+    from apbc_common import mrc
+
+    for stem in list(dataset.get("validation_good", {}))[:MOST_MICROGRAPHS]:
+        mrc.size(project / dataset["micrographs"][stem]["path"])
 
 
 def check_same_windows(path, taught, dataset):
@@ -454,7 +464,8 @@ def best_cut(scores, listed, particles):
     Returns
     -------
     float
-        Between two scores, with four decimals; 0.5 if no listed particle has a peak.
+        With four decimals: the middle, in log odds, of the scores where F1 is within FLAT of the
+        best, since where it is flat the best is chance. 0.5 if no listed particle has a peak.
     """
     import numpy as np
 
@@ -467,10 +478,9 @@ def best_cut(scores, listed, particles):
     share = found[middle] / peaks[middle]
     right = np.minimum(found / share, peaks)
     f1 = 2 * right / (peaks + particles / share)
-    f1[:-1][scores[:-1] == scores[1:]] = 0  # a cut lies between two scores, never within a tie
-    best = int(f1.argmax())
-    below = scores[best + 1] if best + 1 < len(scores) else 0.0
-    return round(float(scores[best] + below) / 2, 4)
+    flat = np.clip(scores[f1 >= f1.max() - FLAT], 1e-4, 1 - 1e-4)
+    odds = np.log(flat / (1 - flat))[[0, -1]].mean()
+    return round(float(1 / (1 + np.exp(-odds))), 4)
 
 
 def write_model(target, model, dataset, threshold, options):

@@ -334,7 +334,9 @@ def skip(fault, bad, total, options):
     bad.append(fault)
     cli.warn(f"{fault}; skipped")
     allowed = MAX_BAD if options["max_bad"] is None else options["max_bad"]
-    if len(bad) > max(1, int(total * allowed / 100)) or len(bad) == total:
+    if len(bad) == total:
+        raise ApbcError(f"none of {total} micrographs can be used: {bad[0]}")
+    if len(bad) > max(1, int(total * allowed / 100)):
         raise ApbcError(
             f"{len(bad)} of {total} micrographs can't be used, more than --max-bad "
             f"{allowed:g} % allows; what is picked stays, and the same command goes on"

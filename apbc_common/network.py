@@ -168,6 +168,7 @@ class Scorer:
         self._score = tf.function(
             lambda windows: model(tf.cast(windows, tf.float32), training=False),
             input_signature=[signature],
+            autograph=False,
         )
 
     def __call__(self, windows) -> np.ndarray:
@@ -208,6 +209,7 @@ class Dense:
         self._logits = tf.function(
             lambda grey: _dense(model, tf.cast(grey, tf.float32), stride)[0, :, :, 0],
             input_signature=[tf.TensorSpec((1, None, None, 1), tf.uint8)],
+            autograph=False,
         )
 
     def __call__(self, grey) -> np.ndarray:

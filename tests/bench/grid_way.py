@@ -111,7 +111,9 @@ def bench_data(folder, count, runs, where):
     def ours():
         lists = {kind: folder / f"{kind}.star" for kind in ("bad", "good")}
         out = folder / f"ours{next(fresh)}"
-        gen_data.generate(folder, lists, None, SIZE, 0, out, False)
+        options = {"from_micrographs": False, "size": SIZE, "seed": 0}
+        options |= {"window": None, "diameter": None}
+        gen_data.generate(folder, lists, None, options, out, False)
 
     def naive():
         naive_windows(folder, folder / f"naive{next(fresh)}")
@@ -125,11 +127,13 @@ def bench_picks(folder, count, runs):
     particles = relion.read_particles(folder, folder / "all.star")
     windows = np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 1)).astype(np.uint8)
     scorer = network.Scorer(model, 256)
-    journal = folder / "journal"
+    journal, edge = folder / "journal", SIZE * APIX
+    taught = {"window_px": SIZE, "window_angst": edge, "box_angst": edge}
+    read = gen_picks.Windows(folder, particles, scorer, taught, invert=False)
 
     def ours():
         journal.unlink(missing_ok=True)
-        gen_picks.score(folder, particles, scorer, journal)
+        gen_picks.score(read, journal)
 
     def bare():
         model.predict(windows, batch_size=256, verbose=0)
@@ -146,8 +150,8 @@ def bench_training(folder, count, runs):
     model = network.build_model(SIZE)
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     classbin = gen_model.ClassBin(folder, folder / "ours0")
-    _, windows = gen_model.read_dataset(classbin)
-    paths, labels = gen_model.divide(windows, 0)["training"]
+    dataset, windows = gen_model.read_dataset(classbin)
+    paths, labels = gen_model.divide(windows, dataset, 0)["training"]
     array = np.stack([np.asarray(Image.open(path)) for path in paths])[..., None]
     generator = tf.random.Generator.from_seed(0)
     in_memory = (
