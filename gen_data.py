@@ -137,7 +137,6 @@ def window_source(project, lists, micrographs_star, box, options):
             f"--window {options['window']:g}: larger than the box of {geometry.box:.1f} A; "
             "give less, or extract with a larger box"
         )
-    geometry = windows.Geometry(geometry.size, min(geometry.window, geometry.box), geometry.box)
     if not options["from_micrographs"]:
         return windows.Stacks(project, lists, geometry, options["seed"])
     star = micrographs_star or relion.extract_micrographs(project, lists["good"].stacks[0])

@@ -32,7 +32,6 @@ RATE = 2e-3  # the highest: learning rises to it over WARM of the steps, then fa
 WARM = 0.05
 SHOWN = 200_000  # windows in a training, each as often as that gives, within EPOCHS
 EPOCHS = 10, 60
-FLOOR = 0.01  # least probability of a peak that the threshold may leave out
 FLAT = 0.02
 RADIUS = 0.3  # of the diameter, within which a peak is a listed particle
 MOST_MICROGRAPHS = 20  # that the threshold is chosen on
@@ -432,7 +431,7 @@ def peak_threshold(project, model, dataset):
     from apbc_common import direct, peaks
 
     diameter = dataset["diameter_angst"]
-    picker = direct.Picker(model, dataset, diameter / 2, dataset["box_angst"] / 2, FLOOR)
+    picker = direct.Picker(model, dataset, floor=direct.FLOOR, **direct.defaults(dataset))
     scores, listed, particles = [], [], 0
     known = list(dataset["validation_good"].items())[:MOST_MICROGRAPHS]
     for stem, good in cli.progress(known, "validation micrographs"):

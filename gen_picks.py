@@ -24,10 +24,8 @@ from apbc_common.classbin import ClassBin, Run, read_model_record
 TOLERANCE = 0.01  # by which the box may differ from the model's, in A
 OPEN_STACKS = 16  # kept mapped, since lists may be sorted by anything
 WINDOWS_FROM = 0.5  # the probability from which a particle is true
-FLOOR = 0.01  # least probability of a candidate
 BATCH = 256
 MAX_BAD = 5.0  # per cent of the micrographs
-STRIDE = 4
 MOST_SHRUNK = 40  # times: beyond that a pixel size is wrong
 LISTS = ("picks", "candidates")
 OF_MICROGRAPHS = ("stride", "border", "max_picks", "sample", "jobs", "max_bad", "invert", "extract")
@@ -222,6 +220,8 @@ def settings_of(model_file, record, options):
     ApbcError
         If the model's contrast is unknown, and --invert or --no-invert does not say it.
     """
+    from apbc_common import direct
+
     taught = record["dataset"]
     if taught["source"] != "micrograph":
         cli.warn(
@@ -234,15 +234,12 @@ def settings_of(model_file, record, options):
             f"{model_file}: its record does not say whether its windows' contrast is inverted from "
             "the micrographs'; say it with --invert (particles white, as RELION's) or --no-invert"
         )
-    given = {name: options[name] for name in ("threshold", "min_distance", "border", "stride")}
-    defaults = {
-        "threshold": record["threshold"],
-        "min_distance": taught["diameter_angst"] / 2,
-        "border": taught["box_angst"] / 2,
-        "stride": STRIDE,
-    }
+    defaults = {"threshold": record["threshold"], **direct.defaults(taught)}
     return {
-        **{name: defaults[name] if value is None else value for name, value in given.items()},
+        **{
+            name: options[name] if options[name] is not None else defaults[name]
+            for name in defaults
+        },
         "max_picks": options["max_picks"],
         "invert": taught["contrast"] == -1 if invert is None else invert,
     }
@@ -361,7 +358,7 @@ def pick_each(work, todo):
         work.record["dataset"],
         settings["min_distance"],
         settings["border"],
-        min(FLOOR, settings["threshold"]),
+        min(direct.FLOOR, settings["threshold"]),
         settings["stride"],
         settings["invert"],
     )

@@ -9,6 +9,17 @@ import numpy as np
 from . import ApbcError, images, mrc, network, peaks
 
 HEADER_TOLERANCE = 0.01  # by which a header's pixel size may differ from the list's
+FLOOR = 0.01  # least probability of a candidate
+STRIDE = 4
+
+
+def defaults(taught) -> dict:
+    """Return the minimum distance, border (A) and stride that suit the data set of a model."""
+    return {
+        "min_distance": taught["diameter_angst"] / 2,
+        "border": taught["box_angst"] / 2,
+        "stride": STRIDE,
+    }
 
 
 class Picker:
@@ -29,7 +40,7 @@ class Picker:
         Whether the model was taught with the contrast inverted.
     """
 
-    def __init__(self, model, taught, min_distance, border, floor, stride=4, invert=False):
+    def __init__(self, model, taught, min_distance, border, floor, stride=STRIDE, invert=False):
         self.apix, self.box = taught["window_angst"] / taught["window_px"], taught["box_angst"]
         self.min_distance, self.border = min_distance, border
         self.least = math.log(floor / (1 - floor)) if 0 < floor < 1 else (2 * floor - 1) * math.inf

@@ -26,7 +26,6 @@ PER_GOOD = {"offcentre": 1, "empty": 1}  # derived windows a good particle
 PER_BAD = 1  # windows beside a bad particle: shifted, it is as bad
 BESIDE = (0.02, 0.25)  # of the box: how far from a bad particle's
 FAR = 0.5  # of the box: how far empty places are from any listed particle
-TOLERANCE = 0.01  # by which windows' pixels may be smaller than a micrograph's
 TRIES = 20  # places drawn for each that is wanted
 
 
@@ -163,11 +162,12 @@ class Micrographs:
         self.names = sorted({name for part in lists.values() for name in part.micrographs})
         self.sizes = self._read_sizes(listed.path)
         self.coarsest = max(self.apix[name] for name in self.names)
-        self.centred = relion.origins(lists["good"]) is not None
+        shifts = {"good": relion.origins(lists["good"])}
+        self.centred = shifts["good"] is not None
         self.outside = 0
         self.places = {name: {} for name in self.names}  # kind -> (rows, xy)
         for kind, particles in lists.items():
-            self._place(kind, particles)
+            self._place(kind, particles, shifts.get(kind))
         self.parts = self._split()
 
     def _read_sizes(self, star):
@@ -189,10 +189,9 @@ class Micrographs:
             )
         return sizes
 
-    def _place(self, kind, particles):
+    def _place(self, kind, particles, shift):
         """Note where each particle of a kind is; count and leave out what lies outside."""
         xy = particles.xy
-        shift = relion.origins(particles) if kind == "good" else None
         if shift is not None:
             apix = np.array([self.apix[name] for name in particles.micrographs])
             xy = xy - shift / apix[particles.micrograph, None]
@@ -278,19 +277,19 @@ class Micrographs:
 
     def cut(self, name, places) -> np.ndarray:
         """Return the windows at places of one micrograph, uint8 (N, size, size)."""
-        grey, scale = self._condition(name, self.geometry.apix)
+        grey, scale = self._condition(name)
         return images.windows(grey, np.array(places) / scale, self.geometry.size)
 
-    def _condition(self, name, apix):
-        picture = mrc.image(self.project / name)
-        return images.condition_micrograph(picture, self.apix[name], apix, self.geometry.box)
+    def _condition(self, name):
+        picture, geometry = mrc.image(self.project / name), self.geometry
+        return images.condition_micrograph(picture, self.apix[name], geometry.apix, geometry.box)
 
     def average(self) -> np.ndarray:
         """Return the mean of good windows, (size, size)."""
         total, count = 0, 0
         for name in self.names:
             if count < AVERAGED and len(good := self._xy(name, "good")):
-                grey, scale = self._condition(name, self.geometry.apix)
+                grey, scale = self._condition(name)
                 cut = images.windows(grey, good / scale, self.geometry.size)
                 total, count = total + cut.sum(axis=0, dtype=float), count + len(cut)
         return total / count

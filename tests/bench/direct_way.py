@@ -183,7 +183,7 @@ def bench_overlap(folder, lengths, runs):
         record["dataset"],
         settings["min_distance"],
         settings["border"],
-        gen_picks.FLOOR,
+        direct.FLOOR,
     )
 
     def timed(job, items):
