@@ -323,7 +323,7 @@ def augment(windows, generator):
 def train(parts, size, epochs, batch, seed):
     """Train a network; the weights of the best epoch, by validation loss, are kept.
 
-    Returns the model and {metric: [a value an epoch]}.
+    Returns the model, which looks at each window both ways, and {metric: [a value an epoch]}.
     """
     from apbc_common import network
 
@@ -349,7 +349,7 @@ def train(parts, size, epochs, batch, seed):
         verbose=0,
     )
     log = {name: [float(value) for value in values] for name, values in history.history.items()}
-    return model, log
+    return network.both_ways(model), log
 
 
 def best_weights(keras):

@@ -21,8 +21,7 @@ from typing import NamedTuple
 from apbc_common import ApbcError, cli, parallel
 from apbc_common.classbin import ClassBin, Run, read_model_record
 
-TOLERANCE = 0.01  # by which the box may differ from the model's, in A
-OPEN_STACKS = 16  # kept mapped, since lists may be sorted by anything
+TOLERANCE = 0.01  # by which a micrograph's pixel may be larger than the model's
 WINDOWS_FROM = 0.5  # the probability from which a particle is true
 BATCH = 256
 MAX_BAD = 5.0  # per cent of the micrographs
@@ -495,14 +494,14 @@ def extract(work, cutting, listed, counts, bad, options):
 
 def classify(project, classbin, star, model_file, record, options, clear):
     """Check, score what has no score yet, and write the lists."""
-    from apbc_common import network, relion
+    from apbc_common import grid, network, relion
 
     threshold = WINDOWS_FROM if options["threshold"] is None else options["threshold"]
     min_distance, micrographs = options["min_distance"], options["micrographs"]
     particles = relion.read_particles(project, star)
-    check_box(particles, model_file, record["dataset"])
-    invert = differs(project, particles, micrographs, record["dataset"])
-    apart = distances_px(project, particles, micrographs, min_distance)
+    grid.check_box(particles, model_file, record["dataset"])
+    invert = grid.differs(project, particles, micrographs, record["dataset"])
+    apart = grid.distances_px(project, particles, micrographs, min_distance)
     model = network.load_model(model_file, record)
     run = Run(
         classbin.record("gen_picks"),
@@ -518,9 +517,9 @@ def classify(project, classbin, star, model_file, record, options, clear):
         return
     with run.writing([*outputs, classbin.scores]):
         scorer = network.Scorer(model, options["batch"] or BATCH)
-        windows = Windows(project, particles, scorer, record["dataset"], invert)
-        scores = score(windows, classbin.scores)
-        keep = select(particles, scores, threshold, apart)
+        windows = grid.Windows(project, particles, record["dataset"], invert)
+        scores = grid.score(windows, scorer, classbin.scores)
+        keep = grid.select(particles, scores, threshold, apart)
         cells = {relion.SCORE: [f"{value:.4f}" for value in scores.tolist()]}
         for name in lists:
             relion.copy_particles(particles, classbin.particles(name), keep[name], cells)
@@ -534,144 +533,6 @@ def classify(project, classbin, star, model_file, record, options, clear):
         f"{len(particles)} particles: {counts['true']} true (from {threshold:g}), "
         f"{counts['false']} false, 0 skipped{unique} -> {classbin.folder}"
     )
-
-
-def check_box(particles, model_file, taught):
-    """Raise ApbcError if a kind of image has another box, in A, than the model was trained with."""
-    for group in sorted(set(particles.group.tolist())):
-        optics = particles.optics[group]
-        if abs(optics.box_angst / taught["box_angst"] - 1) > TOLERANCE:
-            raise ApbcError(
-                f"{particles.block.path}: the box is {optics.box_angst:.1f} A "
-                f"({optics.box} px of {optics.apix:.4g} A), {model_file} was trained with "
-                f"{taught['box_angst']:.1f} A; extract with that box or train anew"
-            )
-
-
-def differs(project, particles, micrographs_star, taught):
-    """Say whether the windows' contrast is known, and is not that of the model's; print it then."""
-    from apbc_common import contrast
-
-    if taught["contrast"] is None:
-        return False
-    found = contrast.measure(project, particles, micrographs_star)
-    if found.sign in (None, taught["contrast"]):
-        return False
-    print(f"contrast {found}; the model's windows have the other one, so these are turned round")
-    return True
-
-
-def distances_px(project, particles, micrographs_star, min_distance):
-    """Return the minimum distance in each micrograph's own pixels, or None if none is asked for.
-
-    Raises
-    ------
-    ApbcError
-        If the list has no coordinates, or a micrograph's pixel size is not to be found.
-    """
-    from apbc_common import relion
-
-    if min_distance is None:
-        return None
-    if particles.xy is None or particles.micrograph is None:
-        raise ApbcError(
-            f"{particles.block.path}: --min-distance needs columns {relion.MICROGRAPH}, "
-            f"{relion.X} and {relion.Y}"
-        )
-    star = micrographs_star or relion.extract_micrographs(project, particles.stacks[0])
-    if star is None:
-        raise ApbcError(
-            f"{particles.block.path}: --min-distance needs the micrographs' pixel size; "
-            "give their list with -m"
-        )
-    apix = relion.read_micrographs(star).apix_by_name()
-    unknown = [name for name in particles.micrographs if not apix.get(name)]
-    if unknown:
-        raise ApbcError(
-            f"{star}: no pixel size of {len(unknown)} micrographs: {relion.first(unknown)}"
-        )
-    return [min_distance / apix[name] for name in particles.micrographs]
-
-
-def score(windows, journal):
-    """Return the probability of each particle, float32 (N,), rounded to the four decimals written.
-
-    Scores are kept in the file ``journal`` as they come, so that a killed run goes on from there.
-    """
-    import numpy as np
-
-    scorer, count = windows.scorer, len(windows.particles)
-    done = np.fromfile(journal, np.float32) if journal.exists() else np.empty(0, np.float32)
-    done = done[: len(done) // scorer.batch * scorer.batch][:count]
-    scores = np.empty(count, np.float32)
-    scores[: len(done)] = done
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    with open(journal, "wb") as file:
-        done.tofile(file)
-        at = len(done)
-        for batch in cli.progress(parallel.ahead(windows.read(at)), "windows", count - at, len):
-            scores[at : at + len(batch)] = scorer(batch)
-            scores[at : at + len(batch)].tofile(file)
-            file.flush()
-            at += len(batch)
-    return np.round(scores, 4)
-
-
-class Windows(NamedTuple):
-    """The windows of a list, as the model was taught with."""
-
-    project: Path
-    particles: object
-    scorer: object
-    taught: dict
-    invert: bool
-
-    def read(self, start):
-        """Yield conditioned windows, a batch at a time, in the order of the list."""
-        import numpy as np
-
-        from apbc_common import images, mrc, windows
-
-        particles, batch = self.particles, self.scorer.batch
-        taught = (self.taught[name] for name in ("window_px", "window_angst", "box_angst"))
-        geometry = windows.Geometry(*taught)
-        opened = functools.lru_cache(OPEN_STACKS)(mrc.Stack)
-        for at in range(start, len(particles), batch):
-            rows = slice(at, at + batch)
-            stacks, sections = particles.stack[rows], particles.section[rows]
-            edges = np.flatnonzero(np.diff(stacks, prepend=-1, append=-1))
-            found = []
-            for first, last in zip(edges[:-1], edges[1:], strict=True):
-                name = particles.stacks[stacks[first]]
-                boxes = opened(self.project / name).read(sections[first:last])
-                for i, fault in enumerate(images.faults(boxes)):
-                    if fault:
-                        raise ApbcError(
-                            f"{particles.name(at + first + i)}: the image is {fault}; "
-                            f"take it out of {particles.block.path}"
-                        )
-                found.append(images.condition(boxes, geometry.box_px, geometry.size))
-            cut = np.concatenate(found)
-            yield 255 - cut if self.invert else cut
-
-
-def select(particles, scores, threshold, apart):
-    """Return which rows each list keeps: {'true', 'false'[, 'unique']} to bool (N,)."""
-    import numpy as np
-
-    from apbc_common import peaks
-
-    true = scores >= np.float32(threshold)
-    keep = {"true": true, "false": ~true}
-    if apart is not None:
-        keep["unique"] = np.zeros(len(particles), bool)
-        rows = np.flatnonzero(true)
-        rows = rows[np.lexsort((-scores[rows], particles.micrograph[rows]))]
-        starts = np.flatnonzero(np.diff(particles.micrograph[rows], prepend=-1))
-        for of_one in np.split(rows, starts[1:]) if len(rows) else ():
-            kept = peaks.best_apart(particles.xy[of_one], apart[particles.micrograph[of_one[0]]])
-            keep["unique"][of_one[kept]] = True
-    return keep
 
 
 def main(argv=None) -> int:

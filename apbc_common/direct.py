@@ -89,11 +89,11 @@ class Picker:
             Rounded to four decimals, as files have them.
         """
         grey, scale, apix = prepared
-        half = self._dense.size // 2
-        beyond = max(0, half - int(self.border / self.apix))  # windows that reach over the border
+        size = self._dense.size
+        beyond = max(0, size // 2 - int(self.border / self.apix))  # windows reach over the border
         padded = np.pad(grey, beyond, mode="reflect") if beyond else grey
         xy, logits = peaks.maxima(self._dense(padded), self.least)
-        xy = (xy * self._dense.stride + half - beyond) * scale
+        xy = (xy * self._dense.stride + (size - 1) / 2 - beyond) * scale  # of `both_ways`
         kept = peaks.best_apart(xy, self.min_distance / apix)
         margin = math.ceil(self.border / apix)  # RELION cuts coordinates to whole pixels
         last = np.array(grey.shape[::-1]) * scale - 1

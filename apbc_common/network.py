@@ -68,11 +68,46 @@ def build_model(size):
     return k.Model(windows, layers.Activation("sigmoid", name="probability")(x))
 
 
+def both_ways(model):
+    """Return a model that averages what ``model`` says of a window and of its half turn.
+
+    Both are networks of their own, of the same weights, the second with its kernels turned. The
+    average has no direction of its own: its score of a symmetric particle is highest where the
+    particle is centred, at (size - 1) / 2.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Of `build_model`, trained.
+
+    Returns
+    -------
+    keras.Model
+        Input and output as `build_model`.
+    """
+    k = keras()
+    turned = k.models.clone_model(model)
+    turned.set_weights([w[::-1, ::-1] if w.ndim == 4 else w for w in model.get_weights()])
+    windows = k.Input(model.input_shape[1:], name="windows")
+    scores = [
+        k.Model(each.input, each.get_layer("score").output, name=name)(windows)
+        for name, each in (("upright", model), ("turned", turned))
+    ]
+    mean = k.layers.Average(name="score")(scores)
+    return k.Model(windows, k.layers.Activation("sigmoid", name="probability")(mean))
+
+
+def _members(model):
+    """Return the networks whose logits a model averages: itself, if it is one."""
+    return [layer for layer in model.layers if hasattr(layer, "layers")] or [model]
+
+
 def recipe(model) -> list[str]:
     """Say the layers of a model, one line each, for its record."""
     return [
-        f"{layer.name}: {type(layer).__name__} {tuple(layer.output.shape[1:])}"
-        for layer in model.layers
+        f"{member.name}/{layer.name}: {type(layer).__name__} {tuple(layer.output.shape[1:])}"
+        for member in _members(model)
+        for layer in member.layers
     ]
 
 
@@ -197,7 +232,7 @@ class Dense:
     Parameters
     ----------
     model : keras.Model
-        Of `load_model` or `build_model`.
+        Of `load_model`, `both_ways` or `build_model`.
     stride : int
         1, 2, 4 or 8 pixels.
     """
@@ -245,8 +280,16 @@ class Dense:
         return slice(first * self.stride, (end - 1) * self.stride + self.size)
 
 
-def _dense(model, x, stride):
+def _dense(model, grey, stride):
     """Logits (1, rows, columns, 1) of what ``model`` computes at every ``stride``-th place."""
+    import tensorflow as tf
+
+    logits = [_dense_member(member, grey, stride) for member in _members(model)]
+    return tf.add_n(logits) / len(logits)
+
+
+def _dense_member(model, x, stride):
+    """As `_dense`, of one network."""
     import tensorflow as tf
 
     spacing = dilation = 1  # pixels between neighbours in x; neighbours in x between a layer's taps

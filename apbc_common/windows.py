@@ -60,6 +60,23 @@ class Window(NamedTuple):
     derived: str = ""
 
 
+def from_stack(stack, sections, geometry) -> np.ndarray:
+    """Return the windows (N, size, size) uint8 of sections of an open stack.
+
+    Raises
+    ------
+    ApbcError
+        If an image is constant or not finite.
+    """
+    boxes = stack.read(sections)
+    for section, fault in zip(sections, images.faults(boxes), strict=True):
+        if fault:
+            raise ApbcError(
+                f"{section + 1:06d}@{stack.path}: the image is {fault}; take it out of the list"
+            )
+    return images.condition(boxes, geometry.box_px, geometry.size)
+
+
 class Stacks:
     """The particle images as RELION extracted them."""
 
@@ -96,15 +113,7 @@ class Stacks:
         stack = mrc.Stack(self.project / name)
         step = max(1, CHUNK // stack.size.nx**2)
         for start in range(0, len(sections), step):
-            chunk = sections[start : start + step]
-            boxes = stack.read(chunk)
-            for section, fault in zip(chunk, images.faults(boxes), strict=True):
-                if fault:
-                    raise ApbcError(
-                        f"{section + 1:06d}@{stack.path}: the image is {fault}; "
-                        "take it out of the list"
-                    )
-            yield from images.condition(boxes, self.geometry.box_px, self.geometry.size)
+            yield from from_stack(stack, sections[start : start + step], self.geometry)
         stack.close()
 
     def average(self) -> np.ndarray:

@@ -28,8 +28,7 @@ from PIL import Image  # noqa: E402
 
 import gen_data  # noqa: E402
 import gen_model  # noqa: E402
-import gen_picks  # noqa: E402
-from apbc_common import images, mrc, network, relion, star  # noqa: E402
+from apbc_common import grid, images, mrc, network, relion, star  # noqa: E402
 
 PER_STACK, SIZE, APIX = 300, 64, 6.0
 OPTICS = {
@@ -129,11 +128,11 @@ def bench_picks(folder, count, runs):
     scorer = network.Scorer(model, 256)
     journal, edge = folder / "journal", SIZE * APIX
     taught = {"window_px": SIZE, "window_angst": edge, "box_angst": edge}
-    read = gen_picks.Windows(folder, particles, scorer, taught, invert=False)
+    read = grid.Windows(folder, particles, taught, invert=False)
 
     def ours():
         journal.unlink(missing_ok=True)
-        gen_picks.score(read, journal)
+        grid.score(read, scorer, journal)
 
     def bare():
         model.predict(windows, batch_size=256, verbose=0)

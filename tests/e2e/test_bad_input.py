@@ -355,7 +355,7 @@ def test_images(trained, capsys, script, number, value, reason):
         remove("ClassBin/run_gen_data.json")(trained)
     name, remedy = {
         "gen_data": (f"{number:06d}@{{p}}/{STACK}", "take it out of the list"),
-        "gen_picks": (f"{number:06d}@{STACK}", f"take it out of {{p}}/{ALL}"),
+        "gen_picks": (f"{number:06d}@{{p}}/{STACK}", "take it out of the list"),
     }[script]
     message = f"{name}: the image is {reason}; {remedy}"
     damage = image(STACK, number - 1, value)

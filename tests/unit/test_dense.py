@@ -11,7 +11,7 @@ CHECKED = 40  # windows
 class Net:
     """A network with random weights, whose scores are neither all 0 nor all 1."""
 
-    def __init__(self, size):
+    def __init__(self, size, finish=lambda model: model):
         keras = network.keras()
         keras.utils.set_random_seed(size)
         self.size, self.model = size, network.build_model(size)
@@ -20,8 +20,9 @@ class Net:
             if layer.name.startswith(("convolution", "dense")):
                 kernel, bias = layer.get_weights()
                 layer.set_weights([kernel * 1.5, rng.normal(0, 0.1, bias.shape)])
+        self.model = finish(self.model)
         self._scorer = network.Scorer(self.model, CHECKED)
-        self._logits = keras.Model(self.model.input, self.model.get_layer(network.LOGIT).output)
+        self._logits = keras.Model(self.model.input, self.model.get_layer("score").output)
 
     def score(self, grey, corners):
         """What `Scorer` and the layer of the logit say of the windows with these first pixels."""
@@ -30,9 +31,9 @@ class Net:
         return self._scorer(cut), logits
 
 
-@pytest.fixture(scope="module", params=[64, 48])
+@pytest.fixture(scope="module", params=[(64,), (48,), (64, network.both_ways)])
 def net(request):
-    return Net(request.param)
+    return Net(*request.param)
 
 
 def micrograph(ny, nx):
@@ -61,6 +62,15 @@ def test_the_dense_score_is_that_of_the_window(net, monkeypatch, stride):
     assert probabilities.std() > 0.01
 
 
+def test_a_half_turn_changes_no_score():
+    ways = [grey := micrograph(64, 64), grey[::-1, ::-1]]
+    upright, turned = (Net(64).score(way, [(0, 0)])[1] for way in ways)
+    assert abs(upright - turned) > 0.01
+    both = Net(64, network.both_ways)
+    for way in ways:
+        assert both.score(way, [(0, 0)])[1] == pytest.approx((upright + turned) / 2, abs=1e-5)
+
+
 def test_tiles_do_not_show(net, monkeypatch):
     grey, score = micrograph(131, 174), network.Dense(net.model, 4)
     whole = score(grey)
@@ -80,7 +90,7 @@ def test_a_pick_has_the_probability_of_the_window_about_it(net):
     picker = direct.Picker(net.model, taught, 10, net.size, 0.001, 1)
     grey = micrograph(140, 151)
     xy, found = picker.find((grey, np.array([1.0, 1.0]), 2.0))
-    corners = np.rint(xy[:, ::-1]).astype(int) - net.size // 2
+    corners = np.rint(xy[:, ::-1] - (net.size - 1) / 2).astype(int)
     probabilities, _ = net.score(grey, corners[:CHECKED])
     assert 5 < len(xy) and (np.diff(found) <= 0).all()
     assert found[:CHECKED] == pytest.approx(probabilities, abs=6e-5)  # four decimals

@@ -1,0 +1,146 @@
+"""The grid way of picking: the windows of a particle list, scored one by one."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from . import ApbcError, cli, contrast, mrc, parallel, peaks, relion
+from .windows import Geometry, from_stack
+
+TOLERANCE = 0.01  # by which the box may differ from the model's, in A
+OPEN_STACKS = 16  # kept mapped, since lists may be sorted by anything
+
+
+def check_box(particles, model_file, taught):
+    """Raise ApbcError if a kind of image has another box, in A, than the model was trained with."""
+    for group in sorted(set(particles.group.tolist())):
+        optics = particles.optics[group]
+        if abs(optics.box_angst / taught["box_angst"] - 1) > TOLERANCE:
+            raise ApbcError(
+                f"{particles.block.path}: the box is {optics.box_angst:.1f} A "
+                f"({optics.box} px of {optics.apix:.4g} A), {model_file} was trained with "
+                f"{taught['box_angst']:.1f} A; extract with that box or train anew"
+            )
+
+
+def differs(project, particles, micrographs_star, taught):
+    """Say whether the windows' contrast is known, and is not that of the model's; print it then."""
+    if taught["contrast"] is None:
+        return False
+    found = contrast.measure(project, particles, micrographs_star)
+    if found.sign in (None, taught["contrast"]):
+        return False
+    print(f"contrast {found}; the model's windows have the other one, so these are turned round")
+    return True
+
+
+def distances_px(project, particles, micrographs_star, min_distance):
+    """Return the minimum distance in each micrograph's own pixels, or None if none is asked for.
+
+    Raises
+    ------
+    ApbcError
+        If the list has no coordinates, or a micrograph's pixel size is not to be found.
+    """
+    if min_distance is None:
+        return None
+    if particles.xy is None or particles.micrograph is None:
+        raise ApbcError(
+            f"{particles.block.path}: --min-distance needs columns {relion.MICROGRAPH}, "
+            f"{relion.X} and {relion.Y}"
+        )
+    star = micrographs_star or relion.extract_micrographs(project, particles.stacks[0])
+    if star is None:
+        raise ApbcError(
+            f"{particles.block.path}: --min-distance needs the micrographs' pixel size; "
+            "give their list with -m"
+        )
+    apix = relion.read_micrographs(star).apix_by_name()
+    unknown = [name for name in particles.micrographs if not apix.get(name)]
+    if unknown:
+        raise ApbcError(
+            f"{star}: no pixel size of {len(unknown)} micrographs: {relion.first(unknown)}"
+        )
+    return [min_distance / apix[name] for name in particles.micrographs]
+
+
+class Windows(NamedTuple):
+    """The windows of a list, as the model was taught with."""
+
+    project: Path
+    particles: relion.Particles
+    taught: dict  # the data set of the model's record
+    invert: bool
+
+    def read(self, start, batch):
+        """Yield windows (``batch``, size, size) uint8 in the order of the list, from ``start`` on.
+
+        Raises
+        ------
+        ApbcError
+            If an image is constant or not finite.
+        """
+        particles = self.particles
+        taught = (self.taught[name] for name in ("window_px", "window_angst", "box_angst"))
+        geometry = Geometry(*taught)
+        opened = functools.lru_cache(OPEN_STACKS)(mrc.Stack)
+        for at in range(start, len(particles), batch):
+            stacks, sections = particles.stack[at : at + batch], particles.section[at : at + batch]
+            edges = np.flatnonzero(np.diff(stacks, prepend=-1, append=-1))
+            found = []
+            for first, last in zip(edges[:-1], edges[1:], strict=True):
+                stack = opened(self.project / particles.stacks[stacks[first]])
+                found.append(from_stack(stack, sections[first:last], geometry))
+            cut = np.concatenate(found)
+            yield 255 - cut if self.invert else cut
+
+
+def score(windows, scorer, journal):
+    """Score every window; a killed run goes on from the file ``journal``, which has scores so far.
+
+    Parameters
+    ----------
+    windows : Windows
+    scorer : network.Scorer
+    journal : Path
+
+    Returns
+    -------
+    ndarray of float32, shape (N,)
+        Probabilities, rounded to the four decimals written.
+    """
+    batch, count = scorer.batch, len(windows.particles)
+    done = np.fromfile(journal, np.float32) if journal.exists() else np.empty(0, np.float32)
+    done = done[: len(done) // batch * batch][:count]
+    scores = np.empty(count, np.float32)
+    scores[: len(done)] = done
+    journal.parent.mkdir(parents=True, exist_ok=True)
+    with open(journal, "wb") as file:
+        done.tofile(file)
+        at = len(done)
+        ready = parallel.ahead(windows.read(at, batch))
+        for cut in cli.progress(ready, "windows", count - at, len):
+            scores[at : at + len(cut)] = scorer(cut)
+            scores[at : at + len(cut)].tofile(file)
+            file.flush()
+            at += len(cut)
+    return np.round(scores, 4)
+
+
+def select(particles, scores, threshold, apart):
+    """Return which rows each list keeps: {'true', 'false'[, 'unique']} to bool (N,)."""
+    true = scores >= np.float32(threshold)
+    keep = {"true": true, "false": ~true}
+    if apart is not None:
+        keep["unique"] = np.zeros(len(particles), bool)
+        rows = np.flatnonzero(true)
+        rows = rows[np.lexsort((-scores[rows], particles.micrograph[rows]))]
+        starts = np.flatnonzero(np.diff(particles.micrograph[rows], prepend=-1))
+        for of_one in np.split(rows, starts[1:]) if len(rows) else ():
+            kept = peaks.best_apart(particles.xy[of_one], apart[particles.micrograph[of_one[0]]])
+            keep["unique"][of_one[kept]] = True
+    return keep
