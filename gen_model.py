@@ -544,15 +544,19 @@ def print_table(results):
     table = tabulate(results)
     print(" " * 10, *(f"{name:>6}" for name in table["testing"]))
     for part, row in table.items():
-        cells = (
-            f"{value:{max(6, len(name))}{'.4f' if isinstance(value, float) else 'd'}}"
-            for name, value in row.items()
-        )
+        cells = (f"{cell(value):>{max(6, len(name))}}" for name, value in row.items())
         print(f"{part:>10}", *cells)
 
 
+def cell(value):
+    """Return a figure as text; '-' for one that nothing was there to tell."""
+    if isinstance(value, float):
+        return "-" if value != value else f"{value:.4f}"
+    return str(value)
+
+
 def figures(result, threshold=0.5):
-    """Return samples, accuracy, TP, TN, FP, FN, precision and recall at a threshold."""
+    """Return samples, accuracy, TP, TN, FP, FN, precision and recall (nan: none) at a threshold."""
     good, picked = result["label"] == 1, result["probability"] >= threshold
     tp, tn = int((good & picked).sum()), int((~good & ~picked).sum())
     fp, fn = int((~good & picked).sum()), int((good & ~picked).sum())
@@ -563,8 +567,8 @@ def figures(result, threshold=0.5):
         "TN": tn,
         "FP": fp,
         "FN": fn,
-        "precision": tp / max(tp + fp, 1),
-        "recall": tp / max(tp + fn, 1),
+        "precision": tp / (tp + fp) if tp + fp and good.any() else float("nan"),
+        "recall": tp / (tp + fn) if good.any() else float("nan"),
     }
 
 
@@ -592,10 +596,7 @@ def draw(path, table, log):
     axes = figure.add_subplot(grid[1, :])
     axes.axis("off")
     drawn = axes.table(
-        cellText=[
-            [f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()]
-            for row in table.values()
-        ],
+        cellText=[list(map(cell, row.values())) for row in table.values()],
         rowLabels=list(table),
         colLabels=list(table["testing"]),
         loc="center",

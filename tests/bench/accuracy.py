@@ -28,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(EXAMPLE)]
 
 import numpy as np  # noqa: E402
 import score  # noqa: E402
+from scipy.spatial import cKDTree  # noqa: E402
 
 import gen_data  # noqa: E402
 import gen_model  # noqa: E402
@@ -41,7 +42,7 @@ LOG_RANGE = {180: (120, 200), 270: (220, 320)}  # A
 LABELS = {"standard": 5000, "hard": 5000, "few": 600}
 LEARN, TEST = 12, 8  # micrographs of a simulated set
 CENTRING = 5  # A, error of an origin's x and y
-COLUMNS = ("precision", "recall", "f1", "best_f1", "ap", "distance")
+COLUMNS = ("precision", "recall", "f1", "best_f1", "ap", "doubles", "distance")
 
 
 def shell(log, *command, cwd):
@@ -162,13 +163,23 @@ def pick(project, model, star, name):
 def judge(truth, diameter, picks, candidates):
     """Score picks at their own cut; the best cut and the AP are of the candidates."""
     wanted = score.read_truth(truth)
-    at_cut, of_all = (
-        score.score(score.read_picks(score.files_of(str(path))), wanted, diameter / APIX)
-        for path in (picks, candidates)
-    )
+    found, others = (score.read_picks(score.files_of(str(path))) for path in (picks, candidates))
+    at_cut, of_all = (score.score(each, wanted, diameter / APIX) for each in (found, others))
     at_cut |= {name: of_all[name] for name in ("best_f1", "ap")}
     at_cut["distance"] *= APIX
+    at_cut["doubles"] = doubles(found, wanted, diameter / APIX) / max(at_cut["picks"], 1)
     return at_cut
+
+
+def doubles(picks, truth, diameter):
+    """Count the picks on a particle, within half its diameter, less one for each particle."""
+    count = 0
+    for stem, one in truth.items():
+        if stem in picks and len(one.good):
+            distance, nearest = cKDTree(one.good).query(picks[stem][:, :2])
+            near = nearest[distance <= diameter / 2]
+            count += len(near) - len(set(near.tolist()))
+    return count
 
 
 def simulated(folder, preset, seed, windows, crossings):
@@ -294,8 +305,6 @@ def bootstrap(measure, stems, count=1000):
 
 def centred_distance(picks, truth):
     """Return the median distance of right picks less their mean offset, A."""
-    from scipy.spatial import cKDTree
-
     away = []
     for stem, rows in picks.items():
         distance, nearest = cKDTree(truth[stem].good).query(rows[:, :2])
