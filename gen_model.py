@@ -109,7 +109,7 @@ def generate(project, data, out, epochs, batch, seed, clear):
         write_json(target.training_log, log)
         write_results(project, target, results, log)
         run.finish({part: len(results[part]["label"]) for part in parts})
-    print(f"{len(log['loss'])} epochs; kept is number {best_epoch(log)}, by validation loss")
+    print(f"{len(log['loss'])} epochs; loss {log['loss'][-1]:.3f}, val {log['val_loss'][-1]:.3f}")
     print_table(results)
     print(f"threshold {threshold:g}: best F1 of {of_what} validation part; the table is at 0.5")
     print(f"model, results and picture -> {target.folder}")
@@ -321,9 +321,10 @@ def augment(windows, generator):
 
 
 def train(parts, size, epochs, batch, seed):
-    """Train a network; the weights of the best epoch, by validation loss, are kept.
+    """Train a network; return it, looking at each window both ways, and {metric: [one an epoch]}.
 
-    Returns the model, which looks at each window both ways, and {metric: [a value an epoch]}.
+    The last weights are kept: as the rate has fallen to nothing, they are better than those of the
+    least validation loss, which is that of few particles and was lucky.
     """
     from apbc_common import network
 
@@ -344,35 +345,12 @@ def train(parts, size, epochs, batch, seed):
         validation_data=read_windows(*parts["validation"], size).batch(batch).prefetch(1),
         epochs=epochs,
         class_weight={label: len(labels) / (2 * count) for label, count in enumerate(counts)},
-        callbacks=[best_weights(keras), epoch_lines(keras, epochs)],
+        callbacks=[epoch_lines(keras, epochs)],
         shuffle=False,
         verbose=0,
     )
     log = {name: [float(value) for value in values] for name, values in history.history.items()}
     return network.both_ways(model), log
-
-
-def best_weights(keras):
-    """Return a callback that gives the model back the weights of the best validation loss."""
-
-    class Best(keras.callbacks.Callback):
-        def on_train_begin(self, logs=None):
-            self.loss, self.weights = float("inf"), None
-
-        def on_epoch_end(self, epoch, logs=None):
-            if logs["val_loss"] < self.loss:
-                self.loss, self.weights = logs["val_loss"], self.model.get_weights()
-
-        def on_train_end(self, logs=None):
-            if self.weights:
-                self.model.set_weights(self.weights)
-
-    return Best()
-
-
-def best_epoch(log):
-    """Return the number, from 1, of the epoch whose weights were kept."""
-    return min(range(len(log["val_loss"])), key=log["val_loss"].__getitem__) + 1
 
 
 def epoch_lines(keras, epochs):
@@ -588,9 +566,6 @@ def draw(path, table, log):
         for name, label in ((metric, "training"), (f"val_{metric}", "validation")):
             values = log.get(name, [])
             axes.plot(range(1, len(values) + 1), values, label=label)
-        if "val_loss" in log:
-            best = best_epoch(log)
-            axes.axvline(best, color="grey", lw=0.8, ls=":", label=f"kept: epoch {best}")
         axes.set(title=metric, xlabel="epoch")
         axes.legend()
     axes = figure.add_subplot(grid[1, :])

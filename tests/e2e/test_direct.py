@@ -224,7 +224,7 @@ def test_the_particles_are_picked_and_nothing_else(taught, capsys):
         assert (np.diff(scores) <= 0).all() and (scores >= model["threshold"]).all()
         assert ((xy >= BOX / 2) & (xy <= 511 - BOX / 2)).all()
     assert right >= 35 and total <= 38  # of 36
-    assert np.abs(np.median(offsets, axis=0)).max() < BINNED / APIX  # a pixel of the windows
+    assert np.abs(np.mean(offsets, axis=0)).max() < 0.1 * BINNED / APIX  # a tenth of a pixel
     counts = record(taught, f"{PICKS}/run_gen_picks.json")["counts"]
     assert counts == {
         **{"micrographs": 3, "picks": total, "without picks": 0, "kept": 0, "skipped": 0}

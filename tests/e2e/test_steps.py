@@ -144,7 +144,7 @@ def test_gen_model_writes_history_results_and_picture(project, capsys):
     assert project.call("gen_model", "--epochs", 2, "--batch", 16, "--seed", 3) == 0
     out, err = capsys.readouterr()
     lines = [line.split() for line in out.splitlines()]
-    assert lines[0][:5] == ["2", "epochs;", "kept", "is", "number"]
+    assert lines[0][:3] == ["2", "epochs;", "loss"]
     assert lines[1] == ["samples", "accuracy", "TP", "TN", "FP", "FN", "precision", "recall"]
     assert [line[:2] for line in lines[2:5]] == [
         ["training", "46"],
