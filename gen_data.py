@@ -16,6 +16,7 @@ from apbc_common import ApbcError, cli
 from apbc_common.classbin import KINDS, PARTS, ClassBin, Run, write_json
 
 FEWEST = 10  # particles of a class
+SMALLEST = 4  # pixels of a particle in its window: fewer show nothing
 DIAMETERS = 1.5  # that windows cut from micrographs cover
 TOLERANCE = 0.01  # by which boxes and pixel sizes in A may differ
 
@@ -176,16 +177,26 @@ def scale_record(source, optics, options):
         window = max(min(DIAMETERS * diameter, box), least) if options["from_micrographs"] else box
     if abs(window / box - 1) <= TOLERANCE:
         window = box  # as classic windows: the same numbers
+    if least > box * (1 + TOLERANCE):
+        raise ApbcError(
+            f"--size {options['size']}: at the micrographs' {source.coarsest:g} A a pixel the "
+            f"windows cover {least:.0f} A, the boxes only {box:.0f} A; give a smaller one"
+        )
     if window < least or window > box:
         raise ApbcError(
             f"windows of {options['size']} px and {window:.0f} A: the micrographs have pixels of "
-            f"{source.coarsest:g} A, the boxes {box:.0f} A; give a --window of {least:.0f} A or "
-            "more, or a smaller --size"
+            f"{source.coarsest:g} A, the boxes {box:.0f} A; give a --window of {least:.0f} to "
+            f"{box:.0f} A"
         )
     if window < diameter / 2:
         raise ApbcError(
-            f"--window {window:g}: less than half the particle's diameter of {diameter:.0f} A; "
-            "give more, or the right --diameter"
+            f"windows of {window:.0f} A: less than half the particle's diameter of {diameter:g} A; "
+            "give a larger --window, or the right --diameter"
+        )
+    if diameter < SMALLEST * window / options["size"]:
+        raise ApbcError(
+            f"a diameter of {diameter:g} A ({how}): less than {SMALLEST} pixels of windows of "
+            f"{window:.0f} A; give the particle's --diameter, in A"
         )
     source.narrow(window)
     geometry = source.geometry

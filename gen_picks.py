@@ -187,6 +187,9 @@ def pick(project, classbin, star, model_file, record, options, clear):
     if run.finished([*outputs, *lists]) and (not cutting or is_extracted(classbin)):
         print(f"finished before: nothing to do, {len(chosen)} micrographs -> {classbin.picks_dir}")
         return
+    if len(chosen) < len(listed.names):
+        spread = "over defocus" if listed.defocus else "over the list, which has no defocus"
+        print(f"{len(chosen)} of {len(listed.names)} micrographs, spread {spread}:", *chosen)
     with run.writing([*outputs, *stacks, *lists], keep=True):
         missing = [n for n in chosen if not (targets[n].exists() and candidates[n].exists())]
         todo = [(name, apix[name]) for name in missing]
@@ -335,7 +338,7 @@ def skip(fault, bad, total, options):
     if len(bad) > max(1, int(total * allowed / 100)):
         raise ApbcError(
             f"{len(bad)} of {total} micrographs can't be used, more than --max-bad "
-            f"{allowed:g} % allows; what is picked stays, and the same command goes on"
+            f"{allowed:g} % allows; what this run picked stays, and the same command goes on"
         )
 
 
@@ -379,8 +382,8 @@ def prepare_each(project, picker, todo):
     for name, apix in todo:
         try:
             yield name, *picker.prepare(project / name, apix)
-        except (ApbcError, OSError) as err:
-            yield name, None, cli.explain(err), ""
+        except (ApbcError, OSError, MemoryError) as err:
+            yield name, None, cli.explain(err, project / name), ""
 
 
 def pick_share(work, threads, todo):
@@ -473,6 +476,7 @@ def extract(work, cutting, listed, counts, bad, options):
     from apbc_common import mrc, relion
 
     apix, classbin, done = listed.apix_by_name(), work.classbin, []
+    total = len(counts) + len(bad)
     for name in cli.progress([name for name in counts if counts[name]], "stacks"):
         rest = relion.rest(name)
         picks, stack = classbin.picks_file(rest), classbin.picks_stack(rest)
@@ -480,8 +484,8 @@ def extract(work, cutting, listed, counts, bad, options):
             xy, _ = relion.read_coordinates(picks)
             try:
                 particles = cutting.cut(work.project / name, apix[name], xy)
-            except (ApbcError, OSError) as err:
-                skip(cli.explain(err), bad, len(counts), options)
+            except (ApbcError, OSError, MemoryError) as err:
+                skip(cli.explain(err, work.project / name), bad, total, options)
                 continue
             mrc.write(stack, particles, cutting.particle_apix(apix[name]))
         done.append((name, picks, stack))

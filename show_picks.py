@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from apbc_common import ApbcError, cli
@@ -68,9 +69,12 @@ def show(project, image, star, binfactor, box, out):
     name = os.path.relpath(image, project)
     if name.startswith(os.pardir):
         raise ApbcError(f"{image}: not in the project {Path(project).resolve()}; link it in")
-    star = star or default_list(project)
+    star = star or default_list(project, out)
     picking = read_picking(star)
-    xy, scores = relion.read_coordinates(star, name, os.path.abspath(image))
+    xy, scores = read_picks(star, name, image, picking)
+    other = Path(image).with_name(Path(star).stem.rpartition("_")[0] + Path(image).suffix)
+    if other != Path(image) and other.is_file():
+        cli.warn(f"{star}: by its name of {other.name}, drawn on {name}")
     box = box or box_of(project, star, picking, image, binfactor)
     picture = mrc.image(image)
     if not 1 <= box <= 2 * max(picture.shape):
@@ -94,12 +98,27 @@ def show(project, image, star, binfactor, box, out):
     print(f"{counted}, {outside.sum()} of them outside, circles of {box:.0f} px -> {target}")
 
 
-def default_list(project):
-    """Return the list of all direct picks; raise ApbcError if there is none."""
-    star = ClassBin(project).all_picks("picks")
-    if not star.is_file():
-        raise ApbcError(f"{star}: not there; pick with gen_picks.py first, or name a list with -s")
-    return star
+def read_picks(star, name, image, picking):
+    """Return places and scores as `relion.read_coordinates`: none, where the run found none."""
+    import numpy as np
+
+    from apbc_common import relion
+
+    try:
+        return relion.read_coordinates(star, name, os.path.abspath(image))
+    except relion.NoPicks:
+        if picking and f"{relion.rest(name)}_autopick.star" in picking["outputs"]:
+            return np.empty((0, 2)), np.empty(0)
+        raise
+
+
+def default_list(project, out):
+    """Return the list of all direct picks, of ``out`` first; raise ApbcError if there is none."""
+    for place in (out, None):
+        star = ClassBin(project, place).all_picks("picks")
+        if star.is_file():
+            return star
+    raise ApbcError(f"{star}: not there; pick with gen_picks.py first, or name a list with -s")
 
 
 def name_of(project, star, pictures):
@@ -137,7 +156,10 @@ def box_of(project, star, picking, image, binfactor):
             raise ApbcError(f"{err}; or give -x BOX") from err
         return taught["diameter_angst"] / micrograph_apix(project, listed, image)
     if relion.IMAGE not in relion.table(star, relion.X, "coordinate").labels:
-        raise ApbcError(f"{star}: a coordinate file, which has no box; give -x BOX")
+        raise ApbcError(
+            f"{star}: coordinates, which have no box; give -x BOX, the circles' diameter in pixels "
+            "of the micrograph"
+        )
     particles = relion.read_particles(project, star)
     optics = particles.optics[particles.group[0]]
     if binfactor is None:
@@ -202,7 +224,8 @@ def draw(target, picture, xy, box, title, scores=None, below=None):
         colours = matplotlib.colors.ListedColormap(shades)
     add_circles(axes, xy, box, PLAIN if colours is None else colours(scores), below)
     add_caption(figure, title, colours)
-    with files.atomic(target) as part:
+    with files.atomic(target) as part, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # a name may have letters that the font has not
         figure.savefig(part)
     plt.close(figure)
 
@@ -239,7 +262,7 @@ def add_caption(figure, title, colours):
     width, height = figure.get_size_inches() * DPI
     middle, bar = 1 - CAPTION / 2 / height, BAR if colours else 0
     points = min(16, (width - bar) / len(title) / (0.62 * DPI / 72))  # so that it fits
-    figure.text(5 / width, middle, title, va="center", fontsize=points)
+    figure.text(5 / width, middle, title, va="center", fontsize=points, parse_math=False)
     if colours:
         left, across = 1 - 0.85 * BAR / width, 0.7 * BAR / width
         axes = figure.add_axes((left, middle - 8 / height, across, 16 / height))

@@ -14,7 +14,9 @@ from pathlib import Path
 
 from . import ApbcError, __version__, files
 
-SIZES = ("window_px", "window_angst", "box_angst", "diameter_angst")  # of a data set's record
+# Of a data set's record.
+SIZES = ("window_px", "image_px", "window_angst", "box_angst", "diameter_angst")
+EXTRACTION = {"norm", "bg_radius", "known", "invert"}  # what it says of the particles
 KINDS = ("bad", "good")  # the label of a window is the index of its kind
 PARTS = ("train", "test")
 DERIVED = ("offcentre", "beside", "empty")  # windows that no list holds, added to the bad
@@ -191,7 +193,13 @@ def read_model_record(model):
     path = model_record(model)
     record = read_json(path, "gen_model.py", "dataset", "options", "threshold", "sha256")
     seed = record["options"].get("seed") if isinstance(record["options"], dict) else None
-    if not _is_dataset(record["dataset"]) or not isinstance(seed, int) or seed < 0:
+    threshold = record["threshold"]
+    if (
+        not _is_dataset(record["dataset"])
+        or not (isinstance(seed, int) and seed >= 0)
+        or not (isinstance(threshold, int | float) and 0 <= threshold <= 1)
+        or not isinstance(record["sha256"], str)
+    ):
         raise ApbcError(f"{path}: damaged; run gen_model.py again")
     return record
 
@@ -220,11 +228,13 @@ def _is_dataset(record):
     if not isinstance(record, dict) or not isinstance(record.get("window_px"), int):
         return False
     sizes = [record.get(name) for name in SIZES]
-    counts = record.get("counts")
+    counts, extraction = record.get("counts"), record.get("extraction", dict.fromkeys(EXTRACTION))
     return (
         all(isinstance(size, int | float) and 0 < size < math.inf for size in sizes)
         and record.get("source") in ("stack", "micrograph")
         and record.get("contrast", 0) in (1, -1, None)
+        and isinstance(extraction, dict)
+        and extraction.keys() == EXTRACTION
         and isinstance(counts, dict)
         and counts.keys() == set(PARTS)
         and all(isinstance(part, dict) and part.keys() == set(KINDS) for part in counts.values())
@@ -438,7 +448,9 @@ def _read_record(path):
     """Return the record of an earlier run; raise ApbcError if it is none."""
     kinds = {"inputs": dict, "options": dict, "outputs": list, "state": str}
     record = read_json(path, "the script", *kinds)
-    if any(not isinstance(record[name], kind) for name, kind in kinds.items()):
+    if any(not isinstance(record[name], kind) for name, kind in kinds.items()) or any(
+        os.path.isabs(name) or os.pardir in name.split(os.sep) for name in record["outputs"]
+    ):  # such files are not ours to clear
         raise ApbcError(f"{path}: not the record of a run; remove it and run the script again")
     return record
 

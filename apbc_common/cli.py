@@ -159,9 +159,12 @@ def _existing(result, action, project, value):
 def run(prog, job, *args, **options) -> int:
     """Call ``job`` and return the exit code; what the user can mend becomes one line.
 
-    0 done, 1 it can't be finished (ApbcError, OSError), 130 interrupted. Anything else is a bug
-    and keeps its traceback.
+    0 done, 1 it can't be finished (ApbcError, OSError, MemoryError), 130 interrupted. Anything else
+    is a bug and keeps its traceback.
     """
+    sys.stdout, sys.stderr = (
+        stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr)
+    )  # what was closed before we started
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # file names need not be UTF-8, nor the terminal
             stream.reconfigure(errors="backslashreplace")
@@ -170,7 +173,7 @@ def run(prog, job, *args, **options) -> int:
     except BrokenPipeError:  # nobody reads any longer, as after | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ApbcError, OSError) as err:
+    except (ApbcError, OSError, MemoryError) as err:
         print(f"{prog}: error: {explain(err)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -179,8 +182,10 @@ def run(prog, job, *args, **options) -> int:
     return 0
 
 
-def explain(err) -> str:
-    """Return one line for an error, the file first where it is one of the system."""
+def explain(err, path=None) -> str:
+    """Return one line for an error, the file first where it is one of the system; else ``path``."""
+    if isinstance(err, MemoryError):
+        return f"{path}: not enough memory for it" if path else f"not enough memory ({err})"
     if isinstance(err, OSError) and err.strerror:
         return f"{err.filename}: {err.strerror}" if err.filename else err.strerror
     return " ".join(str(err).split())

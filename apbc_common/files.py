@@ -34,7 +34,9 @@ def atomic(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         os.replace(part, path)
-    except BaseException:
+    except BaseException as err:
+        if isinstance(err, OSError) and err.errno and err.filename is None:
+            err.filename = os.fspath(path)  # a write says only what, not where
         with contextlib.suppress(OSError):  # another process may have written there
             part.unlink(missing_ok=True)
             for folder in made:

@@ -32,6 +32,9 @@ def differs(project, particles, micrographs_star, taught):
     if taught["contrast"] is None:
         return False
     found = contrast.measure(project, particles, micrographs_star)
+    if found.sign is None:
+        what = "inverted from" if taught["contrast"] == -1 else "as in"
+        cli.warn(f"contrast {found}; taken as the model's, {what} the micrographs")
     if found.sign in (None, taught["contrast"]):
         return False
     print(f"contrast {found}; the model's windows have the other one, so these are turned round")

@@ -16,6 +16,8 @@ import numpy as np
 
 from . import ApbcError, files
 
+ALMOST_ALL = (0.1, 99.9)  # per cent: what lies beyond is no picture
+SAMPLED = 100_000  # pixels, to find it by
 BYTES = {0: 1, 1: 2, 2: 4, 6: 2, 12: 2}  # a pixel of each mode that holds real images
 
 
@@ -79,7 +81,8 @@ def image(path) -> np.ndarray:
     Raises
     ------
     MrcError
-        As `size` does, and for more than one section (a movie, a stack), NaN, or a constant image.
+        As `size` does, and for more than one section (a movie, a stack), NaN, or an image that is
+        constant, but for a few pixels perhaps.
     """
     found = size(path)
     if found.nz != 1:
@@ -93,6 +96,9 @@ def image(path) -> np.ndarray:
         raise MrcError(f"{path}: {np.count_nonzero(~np.isfinite(data))} pixels are not finite")
     if data.min() == data.max():
         raise MrcError(f"{path}: every pixel is {data.flat[0]:g}")
+    low, high = np.percentile(data.flat[:: 1 + data.size // SAMPLED], ALMOST_ALL)
+    if low == high:
+        raise MrcError(f"{path}: all but a few pixels are {low:g}")
     return data
 
 

@@ -72,5 +72,7 @@ def _send(writer, job, share):
         for item in job(share):
             writer.send(("item", item))
         writer.send(("end", None))
-    except (ApbcError, OSError) as err:
+    except BrokenPipeError:  # the first process is gone
+        return
+    except (ApbcError, OSError, MemoryError) as err:
         writer.send(("error", err))

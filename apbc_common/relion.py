@@ -32,7 +32,12 @@ DIMENSIONS = "rlnImageDimensionality"
 MICROGRAPH_APIX = "rlnMicrographPixelSize"
 DETECTOR_PIXEL, MAGNIFICATION = "rlnDetectorPixelSize", "rlnMagnification"  # um; 3.0 only
 
+SUFFIX = "coords_suffix"  # how the name starts of the file that RELION 3.1 finds coordinates by
 JOB = re.compile(r"(?:^|/)job\d{3,}/")
+
+
+class NoPicks(ApbcError):
+    """A list of picks that has none of the micrograph asked for."""
 
 
 @dataclass(frozen=True)
@@ -330,6 +335,11 @@ def read_micrographs(path) -> Micrographs:
     for row, name in enumerate(names):
         if ".." in Path(name).parts:
             raise ApbcError(f"{path}:{block.line + row}: {name} lies above the project; link it in")
+        if rest(name) == SUFFIX:
+            raise ApbcError(
+                f"{path}:{block.line + row}: the picks of {name} would be the file by which RELION "
+                "finds all picks; rename it"
+            )
         other = rests.setdefault(os.path.normpath(rest(name)), row)
         if other != row:
             raise ApbcError(
@@ -435,7 +445,7 @@ def read_coordinates(path, *micrograph):
 
     Raises
     ------
-    ApbcError
+    NoPicks
         If a list that names micrographs does not name this one.
     """
     block = table(path, X, "coordinate")
@@ -445,7 +455,7 @@ def read_coordinates(path, *micrograph):
         names = block.read(MICROGRAPH)[MICROGRAPH]
         of_this = names.isin(micrograph).to_numpy()
         if not of_this.any():
-            raise ApbcError(
+            raise NoPicks(
                 f"{path}: no picks of {micrograph[0]} among {names.nunique()} micrographs "
                 f"({first(names.unique())})"
             )

@@ -223,6 +223,7 @@ class Micrographs:
             raise ApbcError(
                 f"{self.lists['good'].block.path}: good particles on {len(order)} micrographs, "
                 "expected at least 3: one each to learn from, to decide by and to test with"
+                + (f"; {self.outside} particles lie outside theirs" if self.outside else "")
             )
         parts = dict.fromkeys(self.names, "train")
         left = sum(good.values())

@@ -966,7 +966,8 @@ def coordinates(project):
         "no box",
         "show_picks",
         ("-m", MIC, "-s", "a_autopick.star"),
-        "{p}/a_autopick.star: a coordinate file, which has no box; give -x BOX",
+        "{p}/a_autopick.star: coordinates, which have no box; give -x BOX, the circles' diameter "
+        "in pixels of the micrograph",
         coordinates,
     ),
     Case(

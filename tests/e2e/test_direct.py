@@ -474,7 +474,9 @@ def test_a_sample_is_spread_over_defocus_and_then_completed(taught, capsys):
     shutil.rmtree(taught / PICKS)
     capsys.readouterr()
     assert taught.call("gen_picks", *PICK, "--sample", 2) == 0
-    assert capsys.readouterr().out.startswith("2 micrographs, ")
+    said = capsys.readouterr().out.splitlines()
+    spread = f"2 of 3 micrographs, spread over defocus: {NAMES[1]} {NAMES[2]}"
+    assert said[0] == spread and said[1].startswith("2 micrographs, ")
     done = {
         name for name in NAMES if (taught / PICKS / f"{relion.rest(name)}_autopick.star").exists()
     }

@@ -1,10 +1,14 @@
 """What is said of bad input to direct picking: one line, exit 1 or 2, and nothing changed."""
 
+import json
 import re
+import shlex
+import subprocess
+import sys
 
 import numpy as np
 import pytest
-from conftest import APIX, particles_star, read_mrc, snapshot
+from conftest import APIX, ROOT, particles_star, read_mrc, snapshot
 from test_bad_input import (
     ALL,
     BAD,
@@ -23,10 +27,11 @@ from test_bad_input import (
     text,
 )
 
-from apbc_common import files, mrc, network
+from apbc_common import files, mrc, network, relion
 
 CUT = (*DATA, "--from-micrographs")
 PICK = ("-i", MICROGRAPHS)
+NAMES = [f"Micrographs/sub{i % 2}/mic_a.{i}.mrc" for i in range(3)]
 APIX_LINE = "2.7 0.1 4.0"
 
 
@@ -149,22 +154,36 @@ UNFIT = (
         "a window smaller than half the diameter as given",
         "gen_data",
         (*CUT, "--window", 260, "--diameter", 521),
-        "--window 260: less than half the particle's diameter of 521 A; give more, or the right "
-        "--diameter",
+        "windows of 260 A: less than half the particle's diameter of 521 A; give a larger "
+        "--window, or the right --diameter",
     ),
     Case(
         "a window smaller than half the diameter as measured",
         "gen_data",
         (*DATA, "--window", 70),
-        "--window 70: less than half the particle's diameter of 156 A; give more, or the "
-        "right --diameter",
+        "windows of 70 A: less than half the particle's diameter of 156 A; give a larger "
+        "--window, or the right --diameter",
     ),
     Case(
         "a window finer than the micrographs",
         "gen_data",
         (*CUT, "--window", 250),
         "windows of 64 px and 250 A: the micrographs have pixels of 4 A, the boxes 384 A; give a "
-        "--window of 256 A or more, or a smaller --size",
+        "--window of 256 to 384 A",
+    ),
+    Case(
+        "windows of more pixels than the box",
+        "gen_data",
+        (*CUT, "--size", 512),
+        "--size 512: at the micrographs' 4 A a pixel the windows cover 2048 A, the boxes only "
+        "384 A; give a smaller one",
+    ),
+    Case(
+        "a diameter in another unit",
+        "gen_data",
+        (*CUT, "--diameter", 15.6),
+        "a diameter of 15.6 A (as given): less than 4 pixels of windows of 256 A; give the "
+        "particle's --diameter, in A",
     ),
     Case(
         "no window",
@@ -193,7 +212,7 @@ def test_particles_that_all_lie_outside(aligned, capsys):
     )
     message = (
         f"{{p}}/{GOOD}: good particles on 0 micrographs, expected at least 3: one each to learn "
-        "from, to decide by and to test with"
+        f"from, to decide by and to test with; {len(rows)} particles lie outside theirs"
     )
     check(aligned, capsys, Case("", "gen_data", CUT, message))
 
@@ -245,6 +264,14 @@ def test_a_micrograph_that_cannot_be_used_is_found_before_anything_is_written(al
         PICK,
         f"{{p}}/{MICROGRAPHS}:27: {MIC} and {MIC} would share one file of picks; keep one",
         edit(MICROGRAPHS, "sub0/mic_a.2", "sub0/mic_a.0"),
+    ),
+    Case(
+        "a micrograph whose picks RELION would take for the list of all",
+        "gen_picks",
+        PICK,
+        f"{{p}}/{MICROGRAPHS}:26: the picks of coords_suffix.mrc would be the file by which RELION "
+        "finds all picks; rename it",
+        edit(MICROGRAPHS, "Micrographs/sub1/mic_a.1.mrc", "coords_suffix.mrc"),
     ),
     Case(
         "neither micrographs nor particles",
@@ -424,3 +451,76 @@ def test_no_particle_list_of_another_kind_is_picked(taught, capsys):
     )
     message = "{p}/coordinates.star: a list of particles, expected one of micrographs"
     check(taught, capsys, Case("", "gen_picks", ("-i", "coordinates.star"), message))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"threshold": "x"},
+        {"threshold": None},
+        {"threshold": 7},
+        {"threshold": float("nan")},
+        {"sha256": 3},
+        {"dataset": {"image_px": 0}},
+        {"dataset": {"image_px": "a"}},
+        {"dataset": {"extraction": {}}},
+        {"dataset": {"extraction": 3}},
+    ],
+    ids=str,
+)
+def test_a_record_of_a_model_that_makes_no_sense(taught, capsys, change):
+    path = taught / "ClassBin/model.json"
+    record = json.loads(path.read_text())
+    for name, value in change.items():
+        record[name] = {**record[name], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(record))
+    message = "{c}/model.json: damaged; run gen_model.py again"
+    check(taught, capsys, Case("", "gen_picks", (*PICK, "--extract"), message))
+
+
+@pytest.mark.parametrize("name", ["../../keep.txt", "{p}/keep.txt"])
+def test_a_record_never_makes_clear_remove_what_lies_elsewhere(taught, capsys, name):
+    assert taught.call("gen_picks", *PICK) == 0
+    capsys.readouterr()
+    (taught / "keep.txt").write_text("mine")
+    path = taught / "ClassBin/picks/run_gen_picks.json"
+    record = json.loads(path.read_text())
+    record["outputs"].append(name.format(p=taught.path))
+    path.write_text(json.dumps(record))
+    message = (
+        "{c}/picks/run_gen_picks.json: not the record of a run; remove it and run the script again"
+    )
+    check(taught, capsys, Case("", "gen_picks", (*PICK, "-c"), message))
+
+
+def test_a_micrograph_too_large_for_the_memory_is_skipped(taught, capsys, monkeypatch):
+    read = mrc.image
+
+    def image(path):
+        if str(path).endswith(MIC):
+            raise MemoryError("Unable to allocate 5.96 GiB")
+        return read(path)
+
+    monkeypatch.setattr(mrc, "image", image)
+    assert taught.call("gen_picks", *PICK) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("2 micrographs, ")
+    assert f"warning: {taught / MIC}: not enough memory for it; skipped" in err.splitlines()
+
+
+def test_stacks_count_the_micrographs_that_gave_no_picks_too(taught, capsys):
+    cut(MIC, 2000)(taught)
+    assert taught.call("gen_picks", *PICK) == 1
+    (taught / NAMES[1]).unlink()
+    assert taught.call("gen_picks", *PICK, "--extract", "--max-bad", 100) == 1
+    assert "2 micrographs were skipped" in capsys.readouterr().err
+    found = relion.read_particles(taught.path, taught / "ClassBin/picks/particles.star")
+    assert found.micrographs == [NAMES[2]]
+
+
+@pytest.mark.parametrize("closed", ["1", "2"])
+def test_a_closed_stream_is_no_fault(taught, closed):
+    words = [sys.executable, "gen_picks.py", "-p", taught.path, *PICK]
+    line = shlex.join(map(str, words)) + f" {closed}>&-"
+    assert subprocess.run(line, shell=True, cwd=ROOT).returncode == 0
+    assert (taught / "ClassBin/picks/picks.star").exists()

@@ -1,6 +1,8 @@
 """What show_picks.py draws of direct picking: sizes, colours, dashes."""
 
 import json
+import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -32,7 +34,13 @@ def record_picking(project, folder=PICKS, threshold=0.4, diameter=200.0):
     }
     classbin.write_json(made(project / folder / "run_gen_picks.json"), record)
     kinds = {part: dict.fromkeys(classbin.KINDS, 1) for part in classbin.PARTS}
-    dataset = {"window_px": 64, "window_angst": 384.0, "box_angst": 384.0, "counts": kinds}
+    dataset = {
+        "window_px": 64,
+        "image_px": 96,
+        "window_angst": 384.0,
+        "box_angst": 384.0,
+        "counts": kinds,
+    }
     dataset |= {"source": "micrograph", "contrast": 1}
     model = {"options": {"seed": 0}, "threshold": threshold, "sha256": ""}
     model["dataset"] = {**dataset, "diameter_angst": diameter}
@@ -110,8 +118,8 @@ def test_a_file_that_the_run_did_not_write_needs_its_size(project, capsys):
     write_picks(project, f"{PICKS}/mine_autopick.star")
     assert project.call("show_picks", "-m", MIC, "-s", f"{PICKS}/mine_autopick.star") == 1
     assert capsys.readouterr().err == (
-        f"show_picks.py: error: {project.path}/{PICKS}/mine_autopick.star: a coordinate file, "
-        "which has no box; give -x BOX\n"
+        f"show_picks.py: error: {project.path}/{PICKS}/mine_autopick.star: coordinates, "
+        "which have no box; give -x BOX, the circles' diameter in pixels of the micrograph\n"
     )
 
 
@@ -203,6 +211,47 @@ def test_a_micrograph_without_picks_is_drawn(project, capsys):
     assert capsys.readouterr().out.startswith("0 picks, 0 of them outside, circles of 50 px -> ")
     caption, picture = drawn(project, "autopick")
     assert not colourful(caption).any() and not colourful(picture).any()
+
+
+def test_a_micrograph_of_the_run_without_a_pick_is_drawn_from_the_list_of_all(project, capsys):
+    record_picking(project)
+    relion.gather_coordinates(project / PICKS / "picks.star", [])
+    assert project.call("show_picks", "-m", MIC) == 0
+    assert capsys.readouterr().out.startswith("0 picks, 0 of them outside, circles of 50 px -> ")
+    away = MIC.replace("mic_a.0", "mic_b")
+    shutil.copy(project / MIC, project / away)
+    assert project.call("show_picks", "-m", away) == 1
+    assert f"no picks of {away} among 0 micrographs" in capsys.readouterr().err
+
+
+def test_a_file_of_another_micrograph_is_warned_of(project, capsys):
+    record_picking(project)
+    write_picks(project, f"{PICKS}/{OWN}")
+    away = MIC.replace("mic_a.0", "mic_b")
+    shutil.copy(project / MIC, project / away)
+    assert project.call("show_picks", "-m", away, "-s", f"{PICKS}/{OWN}") == 0
+    assert capsys.readouterr().err == (
+        f"warning: {project.path}/{PICKS}/{OWN}: by its name of mic_a.0.mrc, drawn on {away}\n"
+    )
+
+
+@pytest.mark.parametrize("name", ["a$b_$c.mrc", "漢字.mrc"])
+def test_any_name_can_be_a_title(project, capsys, name):
+    shutil.copy(project / MIC, project / name)
+    write_picks(project, "x_autopick.star")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert project.call("show_picks", "-m", name, "-s", "x_autopick.star", "-x", BOX) == 0
+
+
+def test_picks_of_the_folder_written_to_come_first(project, capsys):
+    record_picking(project)
+    relion.gather_coordinates(project / PICKS / "picks.star", [])
+    record_picking(project, "C")
+    write_picks(project, f"C/{OWN}")
+    relion.gather_coordinates(project / "C/picks.star", [(MIC, project / "C" / OWN)])
+    assert project.call("show_picks", "-m", MIC, "--o", "C") == 0
+    assert not capsys.readouterr().out.startswith("0 picks")
 
 
 def test_a_long_title_ends_before_the_bar(project):

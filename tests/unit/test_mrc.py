@@ -154,6 +154,13 @@ def test_a_micrograph_that_is_not_finite(tmp_path, bad):
     assert error(mrc.image, path) == f"{path}: 2 pixels are not finite"
 
 
+def test_a_micrograph_that_is_constant_but_for_a_few_pixels(tmp_path):
+    data = np.zeros((600, 500))
+    data[:5, :5] = 3
+    path = make(tmp_path / "a.mrc", data)
+    assert error(mrc.image, path) == f"{path}: all but a few pixels are 0"
+
+
 def test_a_constant_micrograph(tmp_path):
     path = make(tmp_path / "a.mrc", np.full((3, 4), 1.5))
     assert error(mrc.image, path) == f"{path}: every pixel is 1.5"
