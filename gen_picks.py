@@ -504,8 +504,8 @@ def classify(project, classbin, star, model_file, record, options, clear):
     min_distance, micrographs = options["min_distance"], options["micrographs"]
     particles = relion.read_particles(project, star)
     grid.check_box(particles, model_file, record["dataset"])
-    invert = grid.differs(project, particles, micrographs, record["dataset"])
     apart = grid.distances_px(project, particles, micrographs, min_distance)
+    invert = grid.differs(project, particles, micrographs, record["dataset"])
     model = network.load_model(model_file, record)
     run = Run(
         classbin.record("gen_picks"),

@@ -190,6 +190,15 @@ def test_a_trained_model_beats_chance_on_the_windows_it_never_saw(trained):
     assert sum(row["label"] == row["prediction"] for row in results) >= 13  # of 14
 
 
+def test_windows_of_unknown_contrast_are_warned_of(trained, capsys):
+    (trained / "Extract/job005/job.star").unlink()
+    assert trained.call("gen_picks", "-i", ALL) == 0
+    assert capsys.readouterr().err.startswith(
+        "warning: contrast unknown (no micrographs: give -m MICROGRAPHS.star to have it checked); "
+        "taken as the model's, inverted from the micrographs\n"
+    )
+
+
 def test_gen_grid_covers_each_micrograph(project, capsys):
     assert project.call("gen_grid", "-i", project.micrographs, "-x", BOX) == 0
     out = capsys.readouterr().out
