@@ -691,7 +691,7 @@ def test_over_max_bad_the_run_stops_and_goes_on_when_told(taught, capsys):
     err = capsys.readouterr().err
     assert err.splitlines()[-1] == (
         "gen_picks.py: error: 3 of 10 micrographs can't be used, more than --max-bad 20 % allows; "
-        "what is picked stays, and the same command goes on"
+        "what this run picked stays, and the same command goes on"
     )
     assert done(taught) == 3 and not (taught / f"{PICKS}/picks.star").exists()
     assert record(taught, f"{PICKS}/run_gen_picks.json")["state"] == "unfinished"
