@@ -238,7 +238,7 @@ def progress(items, unit, total=None, count=lambda item: 1, note=None):
                 tenths = 10 * done // total
                 said = {"postfix": note(done, spent)} if note else {}
                 line = tqdm.format_meter(done, total, spent, **look, **said)
-                print(line, file=sys.stderr, flush=True)
+                print(f"{line}\n", end="", file=sys.stderr, flush=True)  # whole, if interrupted
 
 
 def status(text):
