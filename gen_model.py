@@ -414,7 +414,7 @@ def peak_threshold(project, model, dataset):
     known = list(dataset["validation_good"].items())[:MOST_MICROGRAPHS]
     for stem, good in cli.progress(known, "validation micrographs"):
         one = dataset["micrographs"][stem]
-        prepared, *_ = picker.prepare(project / one["path"], one["apix"])
+        prepared, _ = picker.prepare(project / one["path"], one["apix"])
         xy, probability = picker.find(prepared)
         scores.append(probability)
         listed.append(peaks.match(xy, np.array(good), RADIUS * diameter / one["apix"]))

@@ -381,7 +381,8 @@ def prepare_each(project, picker, todo):
     """Yield (name, prepared or None, what is wrong, what is odd) of each micrograph."""
     for name, apix in todo:
         try:
-            yield name, *picker.prepare(project / name, apix)
+            prepared, note = picker.prepare(project / name, apix)
+            yield name, prepared, "", note
         except (ApbcError, OSError, MemoryError) as err:
             yield name, None, cli.explain(err, project / name), ""
 

@@ -54,8 +54,8 @@ class Picker:
         -------
         prepared : tuple
             What `find` takes.
-        fault, note : str
-            '', and what is odd: the header's pixel size is another one.
+        note : str
+            What is odd: the header's pixel size is another one; '' if nothing is.
 
         Raises
         ------
@@ -76,7 +76,7 @@ class Picker:
                 f"{path}: its header says {size.apix:g} A a pixel, the list {apix:g}; that counts"
             )
         grey, scale = images.condition_micrograph(mrc.image(path), apix, self.apix, self.box)
-        return (255 - grey if self.invert else grey, scale, apix), "", note
+        return (255 - grey if self.invert else grey, scale, apix), note
 
     def find(self, prepared):
         """Find the particles of a prepared micrograph.

@@ -86,6 +86,10 @@ class Project:
     def __truediv__(self, name):
         return self.path / name
 
+    def copy(self, target):
+        """Copy all of it; return the copy."""
+        return Project(shutil.copytree(self.path, target))
+
     def call(self, script, *args):
         """Run a script's main in this process; return its exit code."""
         module = __import__(script)
@@ -220,12 +224,12 @@ def _template(tmp_path_factory):
 @pytest.fixture
 def project(_template, tmp_path):
     """A fresh copy of the tiny project."""
-    return Project(shutil.copytree(_template.path, tmp_path / "a project.1"))
+    return _template.copy(tmp_path / "a project.1")
 
 
 @pytest.fixture(scope="session")
 def _trained(_template, tmp_path_factory):
-    project = Project(shutil.copytree(_template.path, tmp_path_factory.mktemp("trained") / "p"))
+    project = _template.copy(tmp_path_factory.mktemp("trained") / "p")
     assert project.call("gen_data", "-g", project.good, "-b", project.bad) == 0
     assert project.call("gen_model", "--epochs", "15", "--batch", "16") == 0
     return project
@@ -234,12 +238,12 @@ def _trained(_template, tmp_path_factory):
 @pytest.fixture
 def trained(_trained, tmp_path):
     """A fresh copy of the tiny project with windows and a model."""
-    return Project(shutil.copytree(_trained.path, tmp_path / "trained.1"))
+    return _trained.copy(tmp_path / "trained.1")
 
 
 @pytest.fixture(scope="session")
 def _taught(_template, tmp_path_factory):
-    project = Project(shutil.copytree(_template.path, tmp_path_factory.mktemp("taught") / "p"))
+    project = _template.copy(tmp_path_factory.mktemp("taught") / "p")
     lists = ("-g", project.good, "-b", project.bad)
     assert project.call("gen_data", *lists, "--from-micrographs") == 0
     assert project.call("gen_model", "--epochs", "10", "--batch", "16") == 0
@@ -249,7 +253,7 @@ def _taught(_template, tmp_path_factory):
 @pytest.fixture
 def taught(_taught, tmp_path):
     """A fresh copy of the tiny project with a model from its micrographs, for direct picking."""
-    return Project(shutil.copytree(_taught.path, tmp_path / "taught.1"))
+    return _taught.copy(tmp_path / "taught.1")
 
 
 @pytest.fixture(scope="session")

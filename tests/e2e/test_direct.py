@@ -528,7 +528,7 @@ def wait_for(project, process, count):
 @pytest.fixture(scope="module")
 def _many(_taught, tmp_path_factory):
     """A list of 40 micrographs, and the files of an undisturbed run in one process."""
-    project = Project(shutil.copytree(_taught.path, tmp_path_factory.mktemp("many") / "p"))
+    project = _taught.copy(tmp_path_factory.mktemp("many") / "p")
     more(project, 37)
     assert project.call("gen_picks", *PICK) == 0
     expected = contents(project / PICKS)

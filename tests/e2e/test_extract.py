@@ -2,13 +2,12 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
-from conftest import BOX, ROOT, SCALE, Project, contents, micrographs_star, read_mrc, snapshot
+from conftest import BOX, ROOT, SCALE, contents, micrographs_star, read_mrc, snapshot
 
 from apbc_common import images, mrc, relion, star
 
@@ -31,7 +30,7 @@ def made(project):
 
 @pytest.fixture(scope="module")
 def _picked(_taught, tmp_path_factory):
-    project = Project(shutil.copytree(_taught.path, tmp_path_factory.mktemp("picked") / "p"))
+    project = _taught.copy(tmp_path_factory.mktemp("picked") / "p")
     assert pick(project) == 0
     return project
 
@@ -39,13 +38,13 @@ def _picked(_taught, tmp_path_factory):
 @pytest.fixture
 def picked(_picked, tmp_path):
     """A fresh copy of a project whose micrographs are picked, and not extracted."""
-    return Project(shutil.copytree(_picked.path, tmp_path / "picked.1"))
+    return _picked.copy(tmp_path / "picked.1")
 
 
 @pytest.fixture(scope="module")
 def whole(_taught, tmp_path_factory):
     """What a run that picks and extracts writes, and its project."""
-    project = Project(shutil.copytree(_taught.path, tmp_path_factory.mktemp("whole") / "p"))
+    project = _taught.copy(tmp_path_factory.mktemp("whole") / "p")
     assert pick(project, "--extract") == 0
     return made(project), project
 
