@@ -17,7 +17,6 @@ import functools
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,11 +24,12 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "beta-galactosidase")]
+sys.path[:0] = [str(ROOT), str(ROOT / "beta-galactosidase"), str(HERE)]
 
 import mrcfile  # noqa: E402
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
+from watch import watch  # noqa: E402
 
 import gen_data  # noqa: E402
 import gen_model  # noqa: E402
@@ -92,26 +92,6 @@ def link(folder, lengths):
         (folder / name).symlink_to(Path("..") / known[i % len(known)])
     for length in lengths:
         write_list(folder, f"list{length}.star", names[:length])
-
-
-# A small process starts the command: a child counts the memory of the one it was forked from.
-WATCH = """
-import resource, subprocess, sys, time
-start = time.perf_counter()
-code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-seconds = time.perf_counter() - start
-if code.returncode:
-    sys.exit(code.stderr.decode()[-500:])
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(seconds, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
-"""
-
-
-def watch(folder, *words):
-    """Run a command in a folder: wall time and time of all cores (s), peak memory (MB)."""
-    words = [sys.executable, "-c", WATCH, *map(str, words)]
-    done = subprocess.run(words, cwd=folder, stdout=subprocess.PIPE, check=True)
-    return tuple(map(float, done.stdout.split()))
 
 
 def pick(folder, listed, jobs=1):

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import io
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ sys.path[:0] = [str(ROOT), str(HERE)]
 import mrcfile  # noqa: E402
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
+from watch import watch  # noqa: E402
 
 import gen_data  # noqa: E402
 import gen_model  # noqa: E402
@@ -172,23 +172,10 @@ def bench_training(folder, count, runs):
     )
 
 
-# A small process starts the command: a child counts the memory of the one it was forked from.
-WATCH = """
-import resource, subprocess, sys, time
-start = time.perf_counter()
-code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-seconds = time.perf_counter() - start
-if code.returncode:
-    sys.exit(code.stderr.decode()[-500:])
-print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, seconds)
-"""
-
-
 def peak(*command):
     """Run a Python command; return its peak memory (MB) and its wall time (s)."""
-    words = [sys.executable, "-c", WATCH, sys.executable, *map(str, command)]
-    memory, seconds = subprocess.run(words, check=True, capture_output=True).stdout.split()
-    return float(memory), float(seconds)
+    seconds, _, memory = watch(None, sys.executable, *command)
+    return memory, seconds
 
 
 def bench_memory(folder, sizes):
