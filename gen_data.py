@@ -2,7 +2,8 @@
 """Make the training and test windows from good and bad particles.
 
 Reads the particles of two RELION selections of 2D classes, splits each 80/20 at random, and
-writes the windows as PNG files to ClassBin/train|test/good|bad, with a record, dataset.json.
+writes the windows as PNG files to ClassBin/train|test/good|bad, with lists of them, train.star and
+test.star, and a record, dataset.json.
 
 Example: gen_data.py -p . -g Select/job011/particles.star -b Select/job012/particles.star
 """
@@ -72,6 +73,11 @@ def build_parser():
         help="edge of the windows, a multiple of 16 from 48 (default: 64)",
     )
     parser.add_argument(
+        "--no-png",
+        action="store_true",
+        help="copy no pixels: write the lists alone, the training reads stacks or micrographs",
+    )
+    parser.add_argument(
         "--seed", type=cli.natural, default=0, metavar="N", help="of the split (default: 0)"
     )
     cli.add_clear(parser, "--cleardata")
@@ -87,7 +93,7 @@ def window_size(text) -> int:
 
 def generate(project, starred, micrographs_star, options, out, clear):
     """Check both lists, then write the windows that are missing; ``starred`` is by kind."""
-    from apbc_common import files, relion, windows
+    from apbc_common import files, relion, samples, windows
 
     classbin = ClassBin(project, out)
     lists = {kind: relion.read_particles(project, path) for kind, path in starred.items()}
@@ -101,9 +107,12 @@ def generate(project, starred, micrographs_star, options, out, clear):
     )
     box = describe(lists)
     source = window_source(project, lists, micrographs_star, box, options)
-    work, counts, derived = plan(classbin, source)
-    outputs = [target for windows in work.values() for _, target in windows]
-    if run.finished([*outputs, classbin.dataset]):
+    work, counts, derived = plan(source)
+    picture = None if options["no_png"] else picture_of
+    outputs = [*map(classbin.samples, PARTS), classbin.dataset]
+    if picture:
+        outputs += [classbin.folder / picture(one) for found in work.values() for one in found]
+    if run.finished(outputs):
         print(f"finished before: nothing to do. {summary(classbin, counts, derived)}")
         return
     sign = check_contrast(project, lists, micrographs_star, options["from_micrographs"])
@@ -119,10 +128,16 @@ def generate(project, starred, micrographs_star, options, out, clear):
         "seed": options["seed"],
         "counts": counts,
         "derived": derived,
+        "files": {name: samples.stamp(project / name) for name in work} if not picture else {},
     }
     folders = [classbin.windows(part, kind) for part in PARTS for kind in KINDS]
-    with run.writing([*outputs, classbin.dataset], folders):
-        write_windows(work, source.cut)
+    with run.writing(outputs, folders):
+        if picture:
+            write_windows(classbin.folder, work, source.cut)
+        for part in PARTS:
+            found = (one for listed in work.values() for one in listed if one.part == part)
+            stacked = not options["from_micrographs"]
+            samples.write(classbin.samples(part), found, stacked, picture)
         write_json(classbin.dataset, record)
         run.finish(counts)
     print(summary(classbin, counts, derived))
@@ -211,27 +226,29 @@ def scale_record(source, optics, options):
     }
 
 
-def plan(classbin, source):
+def plan(source):
     """Return what is to be written, and counts.
 
     Returns
     -------
-    work : dict of str to list
-        Of each stack or micrograph, where its windows are and their paths as text.
+    work : dict of str to list of windows.Window
+        Of each stack or micrograph.
     counts, derived : dict
         Windows by part and kind; of the bad, those derived by part.
     """
     work = {}
     counts = {part: dict.fromkeys(KINDS, 0) for part in PARTS}
     derived = dict.fromkeys(PARTS, 0)
-    folders = {(p, k): f"{classbin.windows(p, k)}{os.sep}" for p in PARTS for k in KINDS}
     for window in source.windows():
-        name = classbin.window_name(window.stem, window.number, window.kind, window.derived)
-        target = folders[window.part, window.kind] + name
-        work.setdefault(window.source, []).append((window.where, target))
+        work.setdefault(window.source, []).append(window)
         counts[window.part][window.kind] += 1
         derived[window.part] += bool(window.derived)
     return work, counts, derived
+
+
+def picture_of(one):
+    """Return the path below ClassBin of a window's picture."""
+    return ClassBin.picture_name(one.part, one.kind, one.stem, one.number, one.derived)
 
 
 def check_lists(lists):
@@ -288,15 +305,17 @@ def _image(optics):
     return f"box {optics.box_angst:.1f} A ({optics.box} px of {optics.apix:.4g} A)"
 
 
-def write_windows(work, cut):
-    """Write each window that is not there; each stack or micrograph is opened once."""
+def write_windows(folder, work, cut):
+    """Write each picture that is not there; each stack or micrograph is opened once."""
     from apbc_common import files, png
 
-    for folder in {os.path.dirname(path) for listed in work.values() for _, path in listed}:
-        os.makedirs(folder, exist_ok=True)
+    for part in PARTS:
+        for kind in KINDS:
+            os.makedirs(folder / part / kind, exist_ok=True)
     total = sum(map(len, work.values()))
-    for name, listed in cli.progress(work.items(), "windows", total, lambda item: len(item[1])):
-        missing = [window for window in listed if not os.path.exists(window[1])]
+    for name, found in cli.progress(work.items(), "windows", total, lambda item: len(item[1])):
+        targets = [(one.where, f"{folder}{os.sep}{picture_of(one)}") for one in found]
+        missing = [(where, target) for where, target in targets if not os.path.exists(target)]
         if missing:
             made = cut(name, [where for where, _ in missing])
             for (_, target), window in zip(missing, made, strict=True):
@@ -362,6 +381,7 @@ def main(argv=None) -> int:
             "size": args.size,
             "window": args.window,
             "diameter": args.diameter,
+            "no_png": args.no_png,
             "seed": args.seed,
         },
         args.out,

@@ -8,7 +8,6 @@ import fcntl
 import json
 import math
 import os
-import re
 import time
 from pathlib import Path
 
@@ -19,7 +18,6 @@ SIZES = ("window_px", "image_px", "window_angst", "box_angst", "diameter_angst")
 EXTRACTION = {"norm", "bg_radius", "known", "invert"}  # what it says of the particles
 KINDS = ("bad", "good")  # the label of a window is the index of its kind
 PARTS = ("train", "test")
-DERIVED = ("offcentre", "beside", "empty")  # windows that no list holds, added to the bad
 
 
 class ClassBin:
@@ -44,23 +42,17 @@ class ClassBin:
         return self.folder / part / kind
 
     @staticmethod
-    def window_name(stem, number, kind, derived="") -> str:
-        """Return a window's file name: where it is from, its number there, its kind.
+    def picture_name(part, kind, stem, number, derived="") -> str:
+        """Return a window's PNG file below ClassBin: where it is from, its number there, its kind.
 
-        >>> ClassBin.window_name("Movies__a", 12, "bad", "empty")
-        'Movies__a_000012_bad_empty.png'
+        >>> ClassBin.picture_name("train", "bad", "Movies__a", 12, "empty")
+        'train/bad/Movies__a_000012_bad_empty.png'
         """
-        return f"{stem}_{number:06d}_{kind}{derived and '_' + derived}.png"
+        return f"{part}/{kind}/{stem}_{number:06d}_{kind}{derived and '_' + derived}.png"
 
-    @staticmethod
-    def parse_window(name) -> tuple[str, str]:
-        """Return the stem of a window's file name, and what it is derived as ('': listed).
-
-        >>> ClassBin.parse_window("Movies__a_000012_bad_empty.png")
-        ('Movies__a', 'empty')
-        """
-        found = re.fullmatch(r"(.*)_\d{6,}_(?:good|bad)(?:_([a-z]+))?\.png", name, re.DOTALL)
-        return (found[1], found[2] or "") if found else (name, "")
+    def samples(self, part) -> Path:
+        """Return the list of the windows of a part."""
+        return self.folder / f"{part}.star"
 
     @property
     def dataset(self) -> Path:
@@ -238,6 +230,8 @@ def _is_dataset(record):
         and isinstance(counts, dict)
         and counts.keys() == set(PARTS)
         and all(isinstance(part, dict) and part.keys() == set(KINDS) for part in counts.values())
+        and isinstance(record.get("files"), dict)
+        and (record["source"] == "stack" or isinstance(record.get("micrographs"), dict))
     )
 
 

@@ -32,3 +32,14 @@ def encode(window) -> bytes:
 
 def _chunk(name, data):
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+def decode(path) -> np.ndarray | None:
+    """Return the grey 8-bit image in a file, (H, W), or None if it is damaged or another kind."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture) if picture.mode == "L" else None
+    except (OSError, SyntaxError):  # the latter for a broken PNG
+        return None

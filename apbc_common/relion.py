@@ -147,7 +147,7 @@ def read_particles(project, path) -> Particles:
     block, groups = _table_and_optics(path, IMAGE, "particle")
     if not block.rows:
         raise star.StarError(f"{path}: data_{block.name} has no particles")
-    stacks, stack, section = _image_names(block)
+    stacks, stack, section = image_names(block)
     micrographs, micrograph = _codes(block, MICROGRAPH)
     xy = block.numbers(X, Y) if {X, Y} <= set(block.labels) else None
     optics, group = _particle_optics(block, groups)
@@ -178,7 +178,14 @@ def origins(particles) -> np.ndarray | None:
     return None
 
 
-def _image_names(block):
+def image_names(block):
+    """Return the stacks that a list names, and of each row the stack's index and section from 0.
+
+    Raises
+    ------
+    StarError
+        For a name that is not one of RELION's, or an image named twice.
+    """
     stacks, stack, section = {}, [], []
     names = block.read(IMAGE)[IMAGE].tolist()
     for row, name in enumerate(names):

@@ -57,6 +57,8 @@ class Window(NamedTuple):
     number: int
     part: str
     kind: str
+    micrograph: str  # the stack, where the list names none
+    row: int = -1  # in the list of its kind
     derived: str = ""
 
 
@@ -75,6 +77,40 @@ def from_stack(stack, sections, geometry) -> np.ndarray:
                 f"{section + 1:06d}@{stack.path}: the image is {fault}; take it out of the list"
             )
     return images.condition(boxes, geometry.box_px, geometry.size)
+
+
+def cut_stack(path, sections, geometry) -> Iterator[np.ndarray]:
+    """Yield the windows (size, size) uint8 of sections of a stack; raise as `from_stack`."""
+    stack = mrc.Stack(path)
+    step = max(1, CHUNK // stack.size.nx**2)
+    for start in range(0, len(sections), step):
+        yield from from_stack(stack, sections[start : start + step], geometry)
+    stack.close()
+
+
+def cut_micrograph(path, apix, places, geometry) -> np.ndarray:
+    """Return the windows at places of a micrograph, as picking sees them.
+
+    Parameters
+    ----------
+    path : path-like
+    apix : float
+        A a pixel of the micrograph.
+    places : array-like, shape (N, 2)
+        Centres in its pixels.
+    geometry : Geometry
+
+    Returns
+    -------
+    ndarray of uint8, shape (N, size, size)
+
+    Raises
+    ------
+    ApbcError
+        As `mrc.image`.
+    """
+    grey, scale = images.condition_micrograph(mrc.image(path), apix, geometry.apix, geometry.box)
+    return images.windows(grey, np.reshape(places, (-1, 2)) / scale, geometry.size)
 
 
 class Stacks:
@@ -96,25 +132,17 @@ class Stacks:
         for label, kind in enumerate(KINDS):
             particles = self.lists[kind]
             parts = split(len(particles), [self.seed, label]).tolist()
-            for part, stack, section in zip(
-                parts, particles.stack.tolist(), particles.section.tolist(), strict=True
-            ):
+            known, micrograph = particles.micrographs, particles.micrograph
+            if micrograph is None:
+                known, micrograph = particles.stacks, particles.stack
+            columns = parts, *(c.tolist() for c in (particles.stack, particles.section, micrograph))
+            for row, (part, stack, section, index) in enumerate(zip(*columns, strict=True)):
                 name = particles.stacks[stack]
-                yield Window(name, section, flat[name], section + 1, part, kind)
+                yield Window(name, section, flat[name], section + 1, part, kind, known[index], row)
 
     def cut(self, name, sections) -> Iterator[np.ndarray]:
-        """Yield the windows (size, size) uint8 of sections of one stack.
-
-        Raises
-        ------
-        ApbcError
-            If an image is constant or not finite.
-        """
-        stack = mrc.Stack(self.project / name)
-        step = max(1, CHUNK // stack.size.nx**2)
-        for start in range(0, len(sections), step):
-            yield from from_stack(stack, sections[start : start + step], self.geometry)
-        stack.close()
+        """Yield the windows (size, size) uint8 of sections of one stack; raise as `from_stack`."""
+        return cut_stack(self.project / name, sections, self.geometry)
 
     def average(self) -> np.ndarray:
         """Return the mean of good windows, (size, size)."""
@@ -243,7 +271,7 @@ class Micrographs:
             part = "test" if self.parts[name] == "test" else "train"
             for kind, (rows, xy) in self.places[name].items():
                 for row, place in zip(rows.tolist(), xy.tolist(), strict=True):
-                    yield Window(name, tuple(place), flat[name], row + 1, part, kind)
+                    yield Window(name, tuple(place), flat[name], row + 1, part, kind, name, row)
             rng = np.random.default_rng([self.seed, number])
             drawn = {
                 "offcentre": self._beside(rng, name, "good", PER_GOOD["offcentre"], *OFFCENTRE),
@@ -252,7 +280,9 @@ class Micrographs:
             }
             for derived, places in drawn.items():
                 for i, place in enumerate(places.tolist(), 1):
-                    yield Window(name, tuple(place), flat[name], i, part, "bad", derived)
+                    yield Window(
+                        name, tuple(place), flat[name], i, part, "bad", name, derived=derived
+                    )
 
     def _beside(self, rng, name, kind, count, near, far):
         """Draw ``count`` places near to far (of the box) from each particle of a kind: (N, 2).
@@ -287,38 +317,25 @@ class Micrographs:
 
     def cut(self, name, places) -> np.ndarray:
         """Return the windows at places of one micrograph, uint8 (N, size, size)."""
-        grey, scale = self._condition(name)
-        return images.windows(grey, np.array(places) / scale, self.geometry.size)
-
-    def _condition(self, name):
-        picture, geometry = mrc.image(self.project / name), self.geometry
-        return images.condition_micrograph(picture, self.apix[name], geometry.apix, geometry.box)
+        return cut_micrograph(self.project / name, self.apix[name], places, self.geometry)
 
     def average(self) -> np.ndarray:
         """Return the mean of good windows, (size, size)."""
         total, count = 0, 0
         for name in self.names:
             if count < AVERAGED and len(good := self._xy(name, "good")):
-                grey, scale = self._condition(name)
-                cut = images.windows(grey, good / scale, self.geometry.size)
+                cut = self.cut(name, good)
                 total, count = total + cut.sum(axis=0, dtype=float), count + len(cut)
         return total / count
 
     def record(self) -> dict:
         """Return what dataset.json says of the source."""
-        flat = flat_names(self.names)
         return {
             "source": "micrograph",
             "split": "by micrograph",
             "recentred": self.centred,
             "micrographs": {
-                flat[name]: {"path": name, "apix": self.apix[name], "part": self.parts[name]}
-                for name in self.names
-            },
-            "validation_good": {
-                flat[name]: self._xy(name, "good").round(2).tolist()
-                for name in self.names
-                if self.parts[name] == "validation"
+                name: {"apix": self.apix[name], "part": self.parts[name]} for name in self.names
             },
         }
 

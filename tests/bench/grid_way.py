@@ -28,7 +28,8 @@ from watch import watch  # noqa: E402
 
 import gen_data  # noqa: E402
 import gen_model  # noqa: E402
-from apbc_common import grid, images, mrc, network, relion, star  # noqa: E402
+from apbc_common import grid, images, learning, mrc, network, relion, samples, star  # noqa: E402
+from apbc_common.classbin import ClassBin, read_dataset_record  # noqa: E402
 
 PER_STACK, SIZE, APIX = 300, 64, 6.0
 OPTICS = {
@@ -148,19 +149,21 @@ def bench_training(folder, count, runs):
     keras = network.keras()
     model = network.build_model(SIZE)
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
-    classbin = gen_model.ClassBin(folder, folder / "ours0")
-    dataset, windows = gen_model.read_dataset(classbin)
-    paths, labels = gen_model.divide(windows, dataset, 0)["training"]
-    array = np.stack([np.asarray(Image.open(path)) for path in paths])[..., None]
+    classbin = ClassBin(folder, folder / "ours0")
+    dataset = read_dataset_record(classbin.dataset)
+    windows = samples.read(classbin, dataset)
+    pixels = samples.pixels(folder, classbin.folder, dataset, windows)
+    index = gen_model.divide(windows, 0)["training"]
+    array, labels = np.array(pixels[index])[..., None], windows.label[index]
     generator = tf.random.Generator.from_seed(0)
     in_memory = (
         tf.data.Dataset.from_tensor_slices((array, labels[:, None].astype("float32")))
         .shuffle(len(labels))
         .batch(64)
-        .map(lambda x, y: (gen_model.augment(x, generator), y))
+        .map(lambda x, y: (learning.augment(x, generator), y))
         .prefetch(tf.data.AUTOTUNE)
     )
-    ours = gen_model.training_windows(paths, labels, SIZE, 64, 0)
+    ours = learning.training_windows(pixels, windows.label, index, 64, 0)
 
     def fit(data):
         keras.utils.set_random_seed(0)

@@ -29,7 +29,7 @@ from conftest import (
 from PIL import Image
 
 import gen_model
-from apbc_common import classbin, images, mrc, peaks, relion, star, windows
+from apbc_common import classbin, images, mrc, peaks, relion, samples, star, windows
 
 MICROGRAPHS = "CtfFind/job003/micrographs_ctf.star"
 NAMES = [f"Micrographs/sub{i % 2}/mic_a.{i}.mrc" for i in range(3)]
@@ -40,6 +40,13 @@ DIAMETER = 150.0  # A, of the discs
 
 def lists(project):
     return "-g", project.good, "-b", project.bad
+
+
+def read_samples(project, out="ClassBin"):
+    """The windows of a data set."""
+    return samples.read(
+        classbin.ClassBin(project.path, project / out), record(project, f"{out}/dataset.json")
+    )
 
 
 def record(project, name):
@@ -97,7 +104,7 @@ def test_gen_data_cuts_windows_from_the_micrographs(project, capsys):
         *("micrograph", 1, False),
     )
     assert dataset["derived"] == {"train": 72, "test": 36}
-    assert [entry["path"] for entry in dataset["micrographs"].values()] == sorted(NAMES)
+    assert sorted(dataset["micrographs"]) == sorted(NAMES)
 
 
 def test_windows_are_what_picking_sees_and_are_named_for_what_they_are(project):
@@ -105,30 +112,30 @@ def test_windows_are_what_picking_sees_and_are_named_for_what_they_are(project):
     dataset = record(project, "ClassBin/dataset.json")
     places = {"good": truth(project), "bad": truth(project, "bad")}
     seen = []
-    for part in classbin.PARTS:
-        for path in (project / "ClassBin" / part).rglob("*.png"):
-            stem, derived = classbin.ClassBin.parse_window(path.name)
-            one = dataset["micrographs"][stem]
-            assert part == ("test" if one["part"] == "test" else "train")
-            assert derived in ("", *classbin.DERIVED) and (path.parent.name == "bad" or not derived)
-            seen.append((path.parent.name, derived))
-            if derived:
-                continue
-            number = int(path.stem.split("_")[-2]) - 1
-            xy = places[path.parent.name][one["path"]][number % 12]
-            grey, scale = images.condition_micrograph(
-                mrc.image(project / one["path"]), APIX, 300 / 64, 384.0
-            )
-            with Image.open(path) as window:
-                assert (np.asarray(window) == images.windows(grey, xy / scale, 64)[0]).all()
+    listed = read_samples(project)
+    for kind, name, where, row, picture in zip(
+        listed.kind, listed.source, listed.where, listed.row, listed.picture, strict=True
+    ):
+        part, folder, file = picture.split("/")
+        assert part == ("test" if dataset["micrographs"][name]["part"] == "test" else "train")
+        assert folder == ("good" if kind == "good" else "bad")
+        assert file.startswith(name[:-4].replace("/", "__")) and file.endswith(f"{kind}.png")
+        seen.append(kind)
+        if kind in places:
+            assert (where == places[kind][name][row % 12]).all()
+        grey, scale = images.condition_micrograph(mrc.image(project / name), APIX, 300 / 64, 384.0)
+        with Image.open(project / "ClassBin" / picture) as window:
+            assert (np.asarray(window) == images.windows(grey, where / scale, 64)[0]).all()
     counts = {kind: seen.count(kind) for kind in set(seen)}
     assert counts == {
-        ("good", ""): 36,
-        ("bad", ""): 36,
-        ("bad", "offcentre"): 36,
-        ("bad", "beside"): 36 * windows.PER_BAD,
-        ("bad", "empty"): 36,
+        "good": 36,
+        "bad": 36,
+        "offcentre": 36,
+        "beside": 36 * windows.PER_BAD,
+        "empty": 36,
     }
+    pictures = {str(path) for path in (project / "ClassBin").rglob("*.png")}
+    assert pictures == {str(project / "ClassBin" / name) for name in listed.picture}
 
 
 def test_a_window_of_the_box_but_for_rounding_is_the_box(project):
@@ -164,25 +171,17 @@ def test_particles_off_their_centre_are_recentred(project):
 
 
 def test_no_micrograph_is_in_two_parts(taught):
-    dataset, listed = gen_model.read_dataset(classbin.ClassBin(taught.path))
-    parts = gen_model.divide(listed, dataset, 0)
-    held = {
-        part: {classbin.ClassBin.parse_window(os.path.basename(path))[0] for path in paths}
-        for part, (paths, _) in parts.items()
-    }
+    listed = read_samples(taught)
+    parts = gen_model.divide(listed, 0)
+    held = {part: set(listed.source[index]) for part, index in parts.items()}
     assert held.pop("derived") == held["testing"]
     assert sorted(map(len, held.values())) == [1, 1, 1] and len(set.union(*held.values())) == 3
-    assert held["validation"] == set(dataset["validation_good"])
-    assert {part: (len(paths), labels.sum()) for part, (paths, labels) in parts.items()} == {
+    assert {part: (len(index), listed.label[index].sum()) for part, index in parts.items()} == {
         "training": (60, 12),
         "validation": (60, 12),
         "testing": (24, 12),
         "derived": (36, 0),
     }
-    for paths, labels in parts.values():
-        assert all(
-            path.endswith("_good.png") == label for path, label in zip(paths, labels, strict=True)
-        )
 
 
 def test_what_lies_outside_is_counted(project, capsys):
@@ -270,7 +269,7 @@ def test_options_decide_what_is_kept(taught):
             kept = keep(xy, scores)
             left_out += (~kept).sum()
             assert picked(taught, name, out)[0].tolist() == xy[kept].tolist()
-        assert 0 < left_out < 36
+        assert 0 < left_out < sum(len(xy) for xy, _ in every.values())
 
 
 @pytest.mark.parametrize("stride", [1, 2, 8])

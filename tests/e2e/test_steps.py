@@ -19,7 +19,7 @@ from PIL import Image
 
 import gen_grid
 import gen_model
-from apbc_common import classbin, images, mrc, network, png, relion, windows
+from apbc_common import classbin, images, learning, mrc, network, png, relion, windows
 
 SCRIPTS = ("gen_data", "gen_model", "gen_grid", "gen_picks", "show_picks")
 ALL = "Extract/job005/particles.star"
@@ -97,6 +97,7 @@ def test_gen_data_writes_a_window_for_each_particle(project, capsys):
         "seed": 0,
         "counts": {"train": {"bad": 29, "good": 29}, "test": {"bad": 7, "good": 7}},
         "derived": {"train": 0, "test": 0},
+        "files": {},
     }
     written = record(project, "gen_data")
     assert written["state"] == "finished"
@@ -105,9 +106,10 @@ def test_gen_data_writes_a_window_for_each_particle(project, capsys):
         "size": 64,
         "window": None,
         "diameter": None,
+        "no_png": False,
         "seed": 0,
     }
-    assert len(written["outputs"]) == 73
+    assert len(written["outputs"]) == 75
 
 
 def test_windows_are_the_conditioned_images_under_the_name_of_the_particle(project):
@@ -156,10 +158,9 @@ def test_gen_model_writes_history_results_and_picture(project, capsys):
         f"threshold {threshold:g}: best F1 of windows of the validation part; the table is at 0.5",
         f"model, results and picture -> {project.path}/ClassBin",
     ]
-    assert [re.match(r"(\d)/2 loss 0\.\d{3} ", line)[1] for line in err.splitlines()] == [
-        "1",
-        "2",
-    ]
+    err = err.splitlines()
+    assert [line.split(" [")[0] for line in err[:3]] == [" 33% 24/72", " 67% 48/72", "100% 72/72"]
+    assert [re.match(r"(\d)/2 loss 0\.\d{3} ", line)[1] for line in err[3:]] == ["1", "2"]
 
     log = json.loads((project / "ClassBin/training_log.txt").read_text())
     assert {name: len(values) for name, values in log.items()} == {
@@ -468,7 +469,8 @@ def test_what_is_missing_is_made_and_what_is_there_is_kept(project, capsys):
     after = snapshot(project / "ClassBin")
     assert after.keys() == before.keys()
     changed = {name for name in after if after[name] != before[name]}
-    assert changed == {f"train/good/{gone.name}", "dataset.json", "run_gen_data.json"}
+    records = {"train.star", "test.star", "dataset.json", "run_gen_data.json"}
+    assert changed == {f"train/good/{gone.name}", *records}
 
 
 def test_gen_grid_takes_new_micrographs_of_the_list(project, capsys):
@@ -582,12 +584,13 @@ def test_an_interrupted_training_leaves_no_model_and_starts_again(project, monke
     assert project.call("gen_data", *lists(project)) == 0
     untrained = network.build_model(SCALE)
     log = {"loss": [1.0], "val_loss": [1.0], "accuracy": [0.5], "val_accuracy": [0.5]}
-    monkeypatch.setattr(gen_model, "train", lambda *_: (untrained, log))
+    monkeypatch.setattr(learning, "train", lambda *_: (untrained, log))
     with monkeypatch.context() as patched:
         interrupt(patched, gen_model, "write_model", 0)
         assert project.call("gen_model") == 130
     left = {path.name for path in (project / "ClassBin").iterdir() if path.is_file()}
-    assert left == {"dataset.json", "run_gen_data.json", "run_gen_model.json"}
+    made = {"train.star", "test.star", "dataset.json", "run_gen_data.json"}
+    assert left == made | {"run_gen_model.json"}
     assert project.call("gen_model") == 0
     assert record(project, "gen_model")["state"] == "finished"
     assert json.loads((project / "ClassBin/training_log.txt").read_text()) == log
@@ -641,7 +644,7 @@ def copies(project, count):
 @pytest.mark.parametrize(
     ("script", "options", "pattern", "files"),
     [
-        ("gen_data", ("-g", "good.star", "-b", "bad.star"), "train/good/E*.png", 2402),
+        ("gen_data", ("-g", "good.star", "-b", "bad.star"), "train/good/E*.png", 2404),
         ("gen_grid", ("-i", "micrographs.star", "-x", "32"), "grid/Micrographs/more/m*.star", 103),
     ],
 )
@@ -784,7 +787,7 @@ def test_outputs_go_where_o_says_and_are_found_there(trained):
     assert found == sorted(
         f"External/job0{job}/{name}"
         for job, names in {
-            20: ["dataset.json", "run_gen_data.json"],
+            20: ["dataset.json", "test.star", "train.star", "run_gen_data.json"],
             21: ["model.h5", "model.json", "run_gen_model.json", "training_log.txt", *results],
             22: results,
             23: ["grid.star", "coords_suffix_grid.star", "run_gen_grid.json", *grids],

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 
 import gen_grid
 import gen_model
-from apbc_common import images, peaks, star, windows
+from apbc_common import images, peaks, samples, star, windows
 
 QUICK = settings(
     max_examples=150,
@@ -167,22 +167,24 @@ def test_another_seed_is_another_split():
 @QUICK
 @given(*[st.integers(0, 60)] * 4, st.integers(0, 2**32 - 1))
 def test_training_validation_and_testing_are_disjoint_and_complete(good, bad, more, less, seed):
-    counts = {("train", "good"): good, ("train", "bad"): bad, ("test", "good"): more}
-    counts["test", "bad"] = less
-    listed = {"train": {}, "test": {}}
-    for (part, kind), count in counts.items():
-        listed[part][kind] = [f"{part}/{kind}/{i}.png" for i in range(count)]
-    parts = gen_model.divide(listed, {}, seed)
-    paths = [path for part in parts.values() for path in part[0]]
-    assert len(paths) == len(set(paths)) == good + bad + more + less
-    for names, labels in parts.values():
-        assert labels.tolist() == [int("/good/" in name) for name in names]
-    assert all(name.startswith("test/") for name in parts["testing"][0])
-    assert len(parts["testing"][0]) == more + less
+    kind, part = [], []
+    for name, each, count in (
+        *(("train", "good", good), ("train", "bad", bad)),
+        *(("test", "good", more), ("test", "bad", less)),
+    ):
+        kind += [each] * count
+        part += [name] * count
+    columns = np.array(kind, object), *[np.arange(len(kind))] * 4, np.array(part, object), None
+    listed = samples.Samples(*columns)
+    parts = gen_model.divide(listed, seed)
+    assert "derived" not in parts
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(good + bad + more + less))
+    assert (listed.part[parts["testing"]] == "test").all()
+    assert len(parts["testing"]) == more + less
     for label, count in enumerate((bad, good)):
-        assert (parts["validation"][1] == label).sum() == round(0.2 * count)
-    again = gen_model.divide(listed, {}, seed)
-    assert [part[0] for part in again.values()] == [part[0] for part in parts.values()]
+        assert (listed.label[parts["validation"]] == label).sum() == round(0.2 * count)
+    again = gen_model.divide(samples.Samples(*columns), seed)
+    assert all((parts[name] == again[name]).all() for name in parts)
 
 
 PATH = st.lists(

@@ -42,6 +42,7 @@ def test_paths(tmp_path, out, folder, grid, picks):
         paths.picks_suffix: f"{picks}/coords_suffix_autopick.star",
         paths.all_picks("candidates"): f"{picks}/candidates.star",
         paths.picks_record: f"{picks}/run_gen_picks.json",
+        paths.samples("train"): f"{folder}/train.star",
         paths.particles("true"): f"{folder}/particles_true.star",
         paths.picture("Movies/a.b", "true"): f"{folder}/pngs/Movies/a.b_true.png",
         paths.record("gen_data"): f"{folder}/run_gen_data.json",
@@ -50,16 +51,16 @@ def test_paths(tmp_path, out, folder, grid, picks):
     assert all(path == tmp_path / name for path, name in expected.items())
 
 
-@pytest.mark.parametrize("derived", ["", *classbin.DERIVED])
-@pytest.mark.parametrize("stem", ["Movies__a", "a_000001_bad", "b_good_empty", "x.1"])
-def test_the_name_of_a_window_says_where_it_is_from(stem, derived):
-    name = ClassBin.window_name(stem, 1234567, "bad", derived)
-    assert name.startswith(f"{stem}_1234567_bad") and name.endswith(f"{derived}.png")
-    assert ClassBin.parse_window(name) == (stem, derived)
-
-
-def test_a_name_that_is_no_window_s_stays_as_it_is():
-    assert ClassBin.parse_window("mine.png") == ("mine.png", "")
+def test_the_name_of_a_picture_says_where_it_is_from_and_is_one_window_s():
+    names = {
+        ClassBin.picture_name(part, kind, stem, number, derived)
+        for part in classbin.PARTS
+        for kind, derived in (("good", ""), ("bad", ""), ("bad", "empty"), ("bad", "beside"))
+        for stem in ("Movies__a", "a_000001_bad", "x.1")
+        for number in (1, 1234567)
+    }
+    assert len(names) == 2 * 4 * 3 * 2
+    assert "test/bad/x.1_1234567_bad_empty.png" in names
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import special
 
-import gen_model
+from apbc_common import decision
 
 
 def scores(seed, particles=2000, others=2000):
@@ -13,19 +14,46 @@ def scores(seed, particles=2000, others=2000):
     return 1 / (1 + np.exp(-odds)), np.arange(particles + others) < particles
 
 
-@pytest.mark.parametrize("share", [1.0, 0.5, 0.2])
+def f1(probability, right, cut):
+    picked = probability >= cut
+    return 2 * (right & picked).sum() / (picked.sum() + right.sum())
+
+
+def drawn(share, seed=1):
+    """Which of the peaks a list holds."""
+    return np.random.default_rng(seed).random(4000) < share
+
+
+@pytest.mark.parametrize("share", [1.0, 0.2, 0.02])
 def test_the_cut_parts_particles_from_others_however_many_are_listed(share):
     probability, right = scores(0)
-    listed = right & (np.random.default_rng(1).random(len(right)) < share)
-    cut = gen_model.best_cut(probability, listed, int(listed.sum()))
-    assert 0.3 < cut < 0.7
-    f1 = 2 * right[probability >= cut].sum() / ((probability >= cut).sum() + right.sum())
-    assert f1 > 0.96  # the best there is: 0.977
+    listed = drawn(share)
+    cut = decision.best_cut(probability, right & listed, ~right & listed)
+    assert f1(probability, right, cut) > 0.97  # the best there is: 0.977
+
+
+@pytest.mark.parametrize("kinds", ["good", "both"])
+def test_lists_of_the_clear_ones_alone_do_not_raise_the_cut(kinds):
+    """As a person labels: what is surest, and hardly anything bad."""
+    probability, right = scores(0)
+    clear = right & drawn(0.2) & (probability > 0.9)
+    bad = ~right & drawn(0.01) & (probability > 0.3)
+    assert 0 < bad.sum() < 5 < 100 < clear.sum()
+    cut = decision.best_cut(probability, clear, bad if kinds == "both" else np.zeros(4000, bool))
+    assert 0.01 < cut < 0.9
+    assert f1(probability, right, cut) > 0.9
+
+
+def test_wrong_labels_hardly_move_the_cut():
+    probability, right = scores(0)
+    wrong = drawn(0.05, seed=2)
+    cut = decision.best_cut(probability, right ^ wrong, ~(right ^ wrong))
+    assert f1(probability, right, cut) > 0.97
 
 
 def test_more_false_peaks_ask_for_a_higher_cut():
     few, many = (
-        gen_model.best_cut(probability, right, int(right.sum()))
+        decision.best_cut(probability, right, ~right)
         for probability, right in (scores(0, others=500), scores(0, others=50_000))
     )
     assert many > few + 0.2
@@ -33,5 +61,15 @@ def test_more_false_peaks_ask_for_a_higher_cut():
 
 def test_where_all_are_parted_the_cut_lies_between():
     probability, right = np.array([0.9, 0.8, 0.05, 0.04]), np.array([1, 1, 0, 0], bool)
-    assert 0.05 < gen_model.best_cut(probability, right, 2) <= 0.9
-    assert gen_model.best_cut(probability, np.zeros(4, bool), 2) == 0.5
+    assert 0.05 < decision.best_cut(probability, right, ~right) <= 0.9
+    assert decision.best_cut(probability, np.zeros(4, bool), right) == 0.5
+
+
+def test_the_line_of_log_odds_is_found_and_few_labels_leave_it_where_it_was():
+    rng = np.random.default_rng(0)
+    odds = rng.normal(0, 3, 20_000)
+    good = rng.random(len(odds)) < special.expit(0.7 * odds - 2)
+    # A little steeper: SLIPS takes part of the wrong for mistakes.
+    assert decision.fit_odds(odds, good) == pytest.approx((0.8, -2.3), abs=0.1)
+    two = decision.fit_odds(np.array([2.0, -2.0]), np.array([True, False]))
+    assert two == pytest.approx((1.1, 0), abs=0.2)

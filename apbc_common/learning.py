@@ -1,0 +1,157 @@
+"""Training: windows in, a network out. It knows no files and no layers."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from . import cli, network
+
+RATE = 2e-3  # the highest: learning rises to it over WARM of the steps, then falls as a cosine
+WARM = 0.05
+SHOWN = 200_000  # windows in a training, each as often as that gives, within EPOCHS
+EPOCHS = 10, 60
+
+
+def train(pixels, label, training, validation, epochs, batch, seed):
+    """Train a network.
+
+    The last weights are kept: as the rate has fallen to nothing, they are better than those of the
+    least validation loss, which is that of few particles and was lucky.
+
+    Parameters
+    ----------
+    pixels : ndarray of uint8, shape (N, size, size)
+    label : ndarray of int, shape (N,)
+        1 good, 0 bad.
+    training, validation : ndarray of int
+        Which windows to learn from, and to watch.
+    epochs : int or None
+        None: as many as show SHOWN windows.
+    batch, seed : int
+
+    Returns
+    -------
+    model : keras.Model
+        Of `network.both_ways`.
+    log : dict of str to list of float
+        Each metric of each epoch.
+    """
+    keras = network.keras()
+    keras.utils.set_random_seed(seed)
+    model = network.build_model(pixels.shape[1])
+    epochs = epochs or min(max(SHOWN // len(training), EPOCHS[0]), EPOCHS[1])
+    steps = -(-len(training) // batch) * epochs
+    warm = max(1, round(WARM * steps))
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warm), warmup_target=RATE, warmup_steps=warm
+    )
+    model.compile(keras.optimizers.Adam(rate), "binary_crossentropy", metrics=["accuracy"])
+    counts = np.bincount(label[training], minlength=2)
+    history = model.fit(
+        training_windows(pixels, label, training, batch, seed),
+        validation_data=windows(pixels, label, validation, batch).prefetch(1),
+        epochs=epochs,
+        class_weight={kind: len(training) / (2 * count) for kind, count in enumerate(counts)},
+        callbacks=[_lines(keras, epochs)],
+        shuffle=False,
+        verbose=0,
+    )
+    log = {name: [float(value) for value in values] for name, values in history.history.items()}
+    return network.both_ways(model), log
+
+
+def windows(pixels, label, index, batch, seed=None):
+    """Return a tf.data set of batches: windows (n, size, size, 1) uint8, labels (n, 1) float32.
+
+    In the order of ``index``, or with a seed in another one each epoch.
+    """
+    import tensorflow as tf
+
+    size = pixels.shape[1]
+
+    def gather(rows):
+        found = tf.numpy_function(lambda at: np.asarray(pixels[at])[..., None], [rows], tf.uint8)
+        return tf.ensure_shape(found, (None, size, size, 1))
+
+    rows = tf.data.Dataset.from_tensor_slices((index, label[index, None].astype("float32")))
+    if seed is not None:
+        rows = rows.shuffle(len(index), seed=seed)
+    return rows.batch(batch).map(lambda at, labels: (gather(at), labels))
+
+
+def training_windows(pixels, label, index, batch, seed):
+    """Return the tf.data set of training: shuffled anew each epoch, turned and flipped."""
+    import tensorflow as tf
+
+    generator = tf.random.Generator.from_seed(seed)
+    return (
+        windows(pixels, label, index, batch, seed)
+        .map(lambda found, labels: (augment(found, generator), labels))
+        .prefetch(tf.data.AUTOTUNE)
+    )
+
+
+def augment(found, generator):
+    """Turn each window by any angle and flip half of them.
+
+    All in one bilinear step about RELION's centre, index size/2; corners are filled by reflection.
+
+    Parameters
+    ----------
+    found : tensor, shape (n, size, size, 1)
+    generator : tf.random.Generator
+
+    Returns
+    -------
+    tensor of float32, shape (n, size, size, 1)
+    """
+    import tensorflow as tf
+
+    count, centre = tf.shape(found)[0], float(found.shape[1] // 2)
+    angle = generator.uniform([count], 0, 2 * np.pi)
+    flip = tf.where(generator.uniform([count]) < 0.5, -1.0, 1.0)
+    cos, sin, zero = tf.cos(angle), tf.sin(angle), tf.zeros([count])
+    a, b, c, d = cos * flip, -sin, sin * flip, cos  # from where in the window a pixel is taken
+    transforms = tf.stack(
+        [a, b, centre * (1 - a - b), c, d, centre * (1 - c - d), zero, zero], axis=1
+    )
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=tf.cast(found, tf.float32),
+        transforms=transforms,
+        output_shape=found.shape[1:3],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="REFLECT",
+    )
+
+
+def score(model, pixels, index, batch) -> np.ndarray:
+    """Return the probability of "good" of some of the windows: float32, (len(index),)."""
+    scorer = network.Scorer(model, batch)
+    starts = range(0, len(index), batch)
+    found = [scorer(np.asarray(pixels[index[start : start + batch]])) for start in starts]
+    return np.concatenate([np.empty(0, np.float32), *found])
+
+
+def _lines(keras, epochs):
+    """Return a callback that says how training goes: a line an epoch, or one rewritten."""
+
+    class Lines(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.start = time.monotonic()
+
+        def on_epoch_end(self, epoch, logs=None):
+            spent = time.monotonic() - self.start
+            left = spent / (epoch + 1) * (epochs - epoch - 1)
+            cli.status(
+                f"{epoch + 1}/{epochs} loss {logs['loss']:.3f} val {logs['val_loss']:.3f} "
+                f"accuracy {logs['accuracy']:.3f} val {logs['val_accuracy']:.3f} "
+                f"{spent:.0f}s<{left:.0f}s"
+            )
+
+        def on_train_end(self, logs=None):
+            cli.status(None)
+
+    return Lines()
