@@ -10,6 +10,7 @@ Example: gen_model.py -p .
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -21,12 +22,14 @@ from apbc_common.classbin import (
     Run,
     model_record,
     read_dataset_record,
-    read_json,
     read_model_record,
     write_json,
 )
 
 VALIDATION_SHARE = 0.2  # of the training windows
+MOST_MEMBERS = 20
+METRICS = {"loss", "accuracy", "val_loss", "val_accuracy"}
+SEEDS = 1000  # between those of two members
 
 
 def build_parser():
@@ -57,6 +60,14 @@ def build_parser():
         help="passes over the windows (default: 200,000 windows in all, 10 to 60 passes)",
     )
     parser.add_argument(
+        "--members",
+        type=members,
+        default=1,
+        metavar="N",
+        help="networks whose scores are averaged, each taught without another part of the "
+        "micrographs (default: 1)",
+    )
+    parser.add_argument(
         "--batch",
         type=cli.batch,
         default=64,
@@ -74,40 +85,69 @@ def build_parser():
     return parser
 
 
-def generate(project, data, out, epochs, batch, seed, clear):
+def members(text) -> int:
+    """Argparse type: from 1 to MOST_MEMBERS."""
+    return cli.number(
+        text, int, lambda n: 1 <= n <= MOST_MEMBERS, f"a whole number from 1 to {MOST_MEMBERS}"
+    )
+
+
+def generate(project, data, out, options, clear):
     """Train, test and write everything."""
-    from apbc_common import learning, results, samples
+    from apbc_common import network, results, samples
 
     source, target = ClassBin(project, data), ClassBin(project, out)
     dataset = read_dataset_record(source.dataset)
     windows = samples.read(source, dataset)
-    options = {"epochs": epochs, "batch": batch, "seed": seed}
     run = Run(target.record("gen_model"), project, {"dataset": source.dataset}, options, clear)
     trained = [target.model, model_record(target.model), target.training_log]
     outputs = [*trained, target.testing_results, target.training_picture]
     if run.finished(outputs):
         print(f"finished before: nothing to do -> {target.model}")
         return
-    check_micrographs(project, dataset)
+    parts = divide(windows, options["seed"], options["members"])
+    check_micrographs(project, dataset, windows, parts)
     if run.finished(trained):  # only what tells of the model is missing
-        test(project, data, target.model, out, batch)
+        test(project, data, target.model, out, options["batch"])
         return
     pixels = samples.pixels(project, source.folder, dataset, windows)
     with run.writing(outputs):
-        parts = divide(windows, seed)
-        model, log = learning.train(
-            pixels, windows.label, parts["training"], parts["validation"], epochs, batch, seed
-        )
-        scores = score(model, pixels, windows, parts, batch)
-        threshold, of_what = choose_threshold(project, model, dataset, windows, scores)
+        models, logs = train(pixels, windows, parts, options)
+        model = network.both_ways(*models)
+        scores = score(model, pixels, windows, parts, options["batch"])
+        threshold, of_what = choose_threshold(project, model, dataset, windows, parts, scores)
         write_model(target, model, dataset, threshold, options)
-        write_json(target.training_log, log)
-        write_results(project, source, target, windows, parts, scores, log)
-        run.finish({part: len(index) for part, index in parts.items()})
-    print(f"{len(log['loss'])} epochs; loss {log['loss'][-1]:.3f}, val {log['val_loss'][-1]:.3f}")
+        write_json(target.training_log, logs)
+        write_results(project, source, target, windows, scores, logs)
+        run.finish({part: len(one["label"]) for part, one in scores.items()})
+    for log in logs:
+        last = {name: values[-1] for name, values in log.items()}
+        print(f"{len(log['loss'])} epochs; loss {last['loss']:.3f}, val {last['val_loss']:.3f}")
     results.print_table(scores)
     print(f"threshold {threshold:g}: best F1 of {of_what} validation part; the table is at 0.5")
     print(f"model, results and picture -> {target.folder}")
+
+
+def train(pixels, windows, parts, options):
+    """Train the members; return them and their histories."""
+    from apbc_common import learning
+
+    models, logs = [], []
+    for number, part in enumerate(parts):
+        note = f"{number + 1} of {len(parts)}: " if len(parts) > 1 else ""
+        model, log = learning.train(
+            pixels,
+            windows.label,
+            part["training"],
+            part["validation"],
+            options["epochs"],
+            options["batch"],
+            options["seed"] + SEEDS * number,
+            note,
+        )
+        models.append(model)
+        logs.append(log)
+    return models, logs
 
 
 def test(project, data, model_file, out, batch):
@@ -124,22 +164,22 @@ def test(project, data, model_file, out, batch):
         cli.warn(f"{path}: trained with another data set; it may have seen these test windows")
     if target.folder != Path(path).parent and target.testing_results.exists():
         raise ApbcError(f"{target.testing_results}: already there; write elsewhere with --o DIR")
-    log = read_log(Path(path).with_name(target.training_log.name))
+    logs = read_logs(Path(path).with_name(target.training_log.name))
     model = network.load_model(path, record)
-    parts = divide(windows, record["options"]["seed"])
+    parts = divide(windows, record["options"]["seed"], len(network.split(model)))
     pixels = samples.pixels(project, source.folder, dataset, windows)
     scores = score(model, pixels, windows, parts, batch)
-    write_results(project, source, target, windows, parts, scores, log)
+    write_results(project, source, target, windows, scores, logs)
     results.print_table(scores)
     print(f"results and picture -> {target.folder}")
 
 
-def check_micrographs(project, dataset):
+def check_micrographs(project, dataset, windows, parts):
     """Raise ApbcError or OSError if the threshold can't be chosen later: after the training."""
     from apbc_common import mrc
 
-    for name, one in dataset.get("micrographs", {}).items():
-        if one["part"] == "validation":
+    if dataset["source"] == "micrograph":
+        for name in sorted({name for part in parts for name in windows.source[part["validation"]]}):
             mrc.size(project / name)
 
 
@@ -156,59 +196,91 @@ def check_same_windows(path, taught, dataset):
         )
 
 
-def divide(windows, seed):
-    """Split the windows: {'training', 'validation', 'testing'[, 'derived']} to ndarrays of int.
+def divide(windows, seed, count):
+    """Split the windows that are not for testing, for each of ``count`` members.
 
-    The micrographs that the lists name for validation are; where they name none, a fifth of each
-    kind is. The test windows that no list holds are 'derived'.
+    Returns dicts of 'training' and 'validation' to ndarrays of int. One member alone watches the
+    micrographs that the lists name for validation, or, where they name none, a fifth of each kind.
+    Several watch one part of the micrographs each.
     """
     import numpy as np
 
-    held = windows.part == "validation"
-    for label in (0, 1):
-        rows = np.flatnonzero((windows.part == "train") & (windows.label == label))
-        if "validation" not in windows.part:
+    from apbc_common import samples
+
+    taught = windows.part != "test"
+    if count > 1:
+        fold = samples.folds(windows, count, seed)
+        held = [fold == number for number in range(count)]
+    elif "validation" in windows.part:
+        held = [windows.part == "validation"]
+    else:
+        held = [np.zeros(len(windows), bool)]
+        for label in (0, 1):
+            rows = np.flatnonzero(taught & (windows.label == label))
             order = np.random.default_rng([seed, label]).permutation(rows)
-            held[order[: round(VALIDATION_SHARE * len(rows))]] = True
-    testing = windows.part == "test"
-    chosen = {
-        "training": ~testing & ~held,
-        "validation": held,
-        "testing": testing & windows.listed,
-        "derived": testing & ~windows.listed,
-    }
-    found = {part: np.flatnonzero(rows) for part, rows in chosen.items()}
-    return {part: rows for part, rows in found.items() if len(rows) or part != "derived"}
+            held[0][order[: round(VALIDATION_SHARE * len(rows))]] = True
+    return [
+        {"training": np.flatnonzero(taught & ~part), "validation": np.flatnonzero(part)}
+        for part in held
+    ]
 
 
 def score(model, pixels, windows, parts, batch):
-    """Score the windows: {part: {'label', 'probability'}}."""
-    from apbc_common import learning
+    """Score the windows: {part: {'index', 'label', 'probability'}}.
 
-    return {
-        part: {
+    Of several members, each says of 'validation' what it was not taught, and has a row of its own
+    on the test windows. Those that no list holds are 'derived'.
+    """
+    import numpy as np
+
+    from apbc_common import learning, network
+
+    testing = windows.part == "test"
+    held = [part["validation"] for part in parts]
+    models = network.split(model)
+    if len(models) > 1:
+        work = {"training": [(model, np.flatnonzero(~testing))]}
+    else:
+        work = {"training": [(model, parts[0]["training"])]}
+    work["validation"] = list(zip(models, held, strict=True))
+    work["testing"] = [(model, np.flatnonzero(testing & windows.listed))]
+    if (testing & ~windows.listed).any():
+        work["derived"] = [(model, np.flatnonzero(testing & ~windows.listed))]
+    if len(models) > 1:
+        for number, member in enumerate(models, 1):
+            work[f"member {number}"] = [(member, np.flatnonzero(testing & windows.listed))]
+    scores = {}
+    for part, found in work.items():
+        index = np.concatenate([index for _, index in found])
+        probability = [learning.score(one, pixels, index, batch) for one, index in found]
+        scores[part] = {
+            "index": index,
             "label": windows.label[index],
-            "probability": learning.score(model, pixels, index, batch),
+            "probability": np.concatenate(probability),
         }
-        for part, index in parts.items()
-    }
+    return scores
 
 
-def choose_threshold(project, model, dataset, windows, scores):
+def choose_threshold(project, model, dataset, windows, parts, scores):
     """Return the threshold that the validation part asks for, and what of it was looked at."""
-    from apbc_common import decision
+    from apbc_common import decision, network
 
     if dataset["source"] == "stack":
-        return decision.best_threshold(**scores["validation"]), "windows of the"
-    held = windows.part == "validation"
-    labelled = {
-        name: {
-            kind: windows.where[held & (windows.source == name) & (windows.kind == kind)]
-            for kind in KINDS
-        }
-        for name in sorted(set(windows.source[held]))
-    }
-    return decision.peak_threshold(project, model, dataset, labelled), "picks on the"
+        held = scores["validation"]
+        return decision.best_threshold(held["label"], held["probability"]), "windows of the"
+    labelled = []
+    for part in parts:
+        kind, source, where = (
+            column[part["validation"]] for column in (windows.kind, windows.source, windows.where)
+        )
+        labelled.append(
+            {
+                name: {one: where[(source == name) & (kind == one)] for one in KINDS}
+                for name in sorted(set(source))
+            }
+        )
+    models = network.split(model)
+    return decision.peak_threshold(project, models, dataset, labelled), "picks on the"
 
 
 def write_model(target, model, dataset, threshold, options):
@@ -235,17 +307,21 @@ def write_model(target, model, dataset, threshold, options):
     write_json(model_record(target.model), record)
 
 
-def read_log(path):
-    """Read the history of a training; {} where it is missing."""
+def read_logs(path):
+    """Read the history of each member's training; [] where it is missing."""
     if not path.exists():
-        return {}
-    log = read_json(path, "gen_model.py", "loss", "accuracy", "val_loss", "val_accuracy")
-    if not all(isinstance(values, list) and values for values in log.values()):
+        return []
+    try:
+        logs = json.loads(path.read_text(encoding="utf-8"))
+        whole = all(METRICS <= log.keys() and all(log.values()) for log in logs)
+    except (ValueError, AttributeError, TypeError):
+        whole = False
+    if not whole:
         raise ApbcError(f"{path}: damaged; remove it")
-    return log
+    return logs
 
 
-def write_results(project, source, target, windows, parts, scores, log):
+def write_results(project, source, target, windows, scores, logs):
     """Write the test windows' predictions and the picture."""
     from apbc_common import results
 
@@ -258,12 +334,10 @@ def write_results(project, source, target, windows, parts, scores, log):
             "probability": float(p),
             "prediction": int(p >= 0.5),
         }
-        for index, label, p in zip(
-            parts["testing"], testing["label"], testing["probability"], strict=True
-        )
+        for index, label, p in zip(*testing.values(), strict=True)
     ]
     write_json(target.testing_results, rows)
-    results.draw(target.training_picture, results.tabulate(scores), log)
+    results.draw(target.training_picture, results.tabulate(scores), logs)
 
 
 def main(argv=None) -> int:
@@ -276,17 +350,8 @@ def main(argv=None) -> int:
         return cli.run(
             parser.prog, test, args.projpath, args.data, args.model, args.out, args.batch
         )
-    return cli.run(
-        parser.prog,
-        generate,
-        args.projpath,
-        args.data,
-        args.out,
-        args.epochs,
-        args.batch,
-        args.seed,
-        args.clear,
-    )
+    options = {name: getattr(args, name) for name in ("epochs", "batch", "members", "seed")}
+    return cli.run(parser.prog, generate, args.projpath, args.data, args.out, options, args.clear)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import optimize, special
 
 from . import cli, direct, peaks
+from .classbin import KINDS
 
 FLAT = 0.005
 SLIPS = 0.02  # of the labels, wrong by mistake: a few clear ones must not bend the line
@@ -25,31 +26,38 @@ def best_threshold(label, probability):
     return round(float(scores[best] + below) / 2, 4)
 
 
-def peak_threshold(project, model, dataset, labelled):
+def peak_threshold(project, models, dataset, labelled):
     """Return the probability at which peaks of micrographs have the best F1.
 
     Parameters
     ----------
     project : pathlib.Path
-    model : keras.Model
+    models : list of keras.Model
     dataset : dict
-        Record of its data set.
-    labelled : dict of str to dict of str to ndarray, shape (N, 2)
-        By micrograph and kind ('good', 'bad') the listed particles, in its pixels.
+        Record of their data set.
+    labelled : list of dict of str to dict of str to ndarray, shape (N, 2)
+        Of each model, by micrographs that it has not learnt from and by kind ('good', 'bad') the
+        listed particles, in pixels of the micrograph.
     """
-    diameter = dataset["diameter_angst"]
-    picker = direct.Picker(model, dataset, floor=direct.FLOOR, **direct.defaults(dataset))
-    scores, good, bad = [], [], []
-    known = list(labelled.items())[:MOST_MICROGRAPHS]
-    for name, places in cli.progress(known, "validation micrographs"):
+    most = -(-MOST_MICROGRAPHS // len(models))
+    work = [
+        (number, *item) for number, one in enumerate(labelled) for item in list(one.items())[:most]
+    ]
+    pickers = [
+        direct.Picker(model, dataset, floor=direct.FLOOR, **direct.defaults(dataset))
+        for model in models
+    ]
+    found = {"scores": [], "good": [], "bad": []}
+    for number, name, places in cli.progress(work, "validation micrographs"):
         apix = dataset["micrographs"][name]["apix"]
-        prepared, _ = picker.prepare(project / name, apix)
-        xy, probability = picker.find(prepared)
-        scores.append(probability)
-        for found, kind in ((good, "good"), (bad, "bad")):
-            found.append(peaks.match(xy, places[kind], RADIUS * diameter / apix))
-    good = np.concatenate(good)
-    return best_cut(np.concatenate(scores), good, np.concatenate(bad) & ~good)
+        prepared, _ = pickers[number].prepare(project / name, apix)
+        xy, probability = pickers[number].find(prepared)
+        found["scores"].append(probability)
+        for kind in KINDS:
+            near = peaks.match(xy, places[kind], RADIUS * dataset["diameter_angst"] / apix)
+            found[kind].append(near)
+    scores, good, bad = (np.concatenate(parts) for parts in found.values())
+    return best_cut(scores, good, bad & ~good)
 
 
 def best_cut(scores, good, bad):

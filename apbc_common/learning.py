@@ -14,7 +14,7 @@ SHOWN = 200_000  # windows in a training, each as often as that gives, within EP
 EPOCHS = 10, 60
 
 
-def train(pixels, label, training, validation, epochs, batch, seed):
+def train(pixels, label, training, validation, epochs, batch, seed, note=""):
     """Train a network.
 
     The last weights are kept: as the rate has fallen to nothing, they are better than those of the
@@ -30,11 +30,13 @@ def train(pixels, label, training, validation, epochs, batch, seed):
     epochs : int or None
         None: as many as show SHOWN windows.
     batch, seed : int
+    note : str
+        What comes first in a line of progress.
 
     Returns
     -------
     model : keras.Model
-        Of `network.both_ways`.
+        Of `network.build_model`.
     log : dict of str to list of float
         Each metric of each epoch.
     """
@@ -54,12 +56,12 @@ def train(pixels, label, training, validation, epochs, batch, seed):
         validation_data=windows(pixels, label, validation, batch).prefetch(1),
         epochs=epochs,
         class_weight={kind: len(training) / (2 * count) for kind, count in enumerate(counts)},
-        callbacks=[_lines(keras, epochs)],
+        callbacks=[_lines(keras, epochs, note)],
         shuffle=False,
         verbose=0,
     )
     log = {name: [float(value) for value in values] for name, values in history.history.items()}
-    return network.both_ways(model), log
+    return model, log
 
 
 def windows(pixels, label, index, batch, seed=None):
@@ -135,7 +137,7 @@ def score(model, pixels, index, batch) -> np.ndarray:
     return np.concatenate([np.empty(0, np.float32), *found])
 
 
-def _lines(keras, epochs):
+def _lines(keras, epochs, note):
     """Return a callback that says how training goes: a line an epoch, or one rewritten."""
 
     class Lines(keras.callbacks.Callback):
@@ -146,7 +148,7 @@ def _lines(keras, epochs):
             spent = time.monotonic() - self.start
             left = spent / (epoch + 1) * (epochs - epoch - 1)
             cli.status(
-                f"{epoch + 1}/{epochs} loss {logs['loss']:.3f} val {logs['val_loss']:.3f} "
+                f"{note}{epoch + 1}/{epochs} loss {logs['loss']:.3f} val {logs['val_loss']:.3f} "
                 f"accuracy {logs['accuracy']:.3f} val {logs['val_accuracy']:.3f} "
                 f"{spent:.0f}s<{left:.0f}s"
             )

@@ -68,17 +68,17 @@ def build_model(size):
     return k.Model(windows, layers.Activation("sigmoid", name="probability")(x))
 
 
-def both_ways(model):
-    """Return a model that averages what ``model`` says of a window and of its half turn.
+def both_ways(*models):
+    """Return a model that averages what networks say of a window and of its half turn.
 
-    Both are networks of their own, of the same weights, the second with its kernels turned. The
+    Of each network there are two, of the same weights, the second with its kernels turned. The
     average has no direction of its own: its score of a symmetric particle is highest where the
     particle is centred, at (size - 1) / 2.
 
     Parameters
     ----------
-    model : keras.Model
-        Of `build_model`, trained.
+    models : keras.Model
+        Of `build_model`, trained, of one size.
 
     Returns
     -------
@@ -86,14 +86,27 @@ def both_ways(model):
         Input and output as `build_model`.
     """
     k = keras()
-    turned = k.models.clone_model(model)
-    turned.set_weights([w[::-1, ::-1] if w.ndim == 4 else w for w in model.get_weights()])
-    windows = k.Input(model.input_shape[1:], name="windows")
-    scores = [
-        k.Model(each.input, each.get_layer("score").output, name=name)(windows)
-        for name, each in (("upright", model), ("turned", turned))
-    ]
-    mean = k.layers.Average(name="score")(scores)
+    nets = []
+    for number, model in enumerate(models, 1):
+        turned = k.models.clone_model(model)
+        turned.set_weights([w[::-1, ::-1] if w.ndim == 4 else w for w in model.get_weights()])
+        nets += [
+            k.Model(each.input, each.get_layer("score").output, name=f"{name}{number}")
+            for name, each in (("upright", model), ("turned", turned))
+        ]
+    return _average(nets)
+
+
+def split(model):
+    """Return the models of one network each, both ways, whose logits a model averages."""
+    nets = _members(model)
+    return [_average(nets[start : start + 2]) for start in range(0, len(nets), 2)]
+
+
+def _average(nets):
+    k = keras()
+    windows = k.Input(nets[0].input_shape[1:], name="windows")
+    mean = k.layers.Average(name="score")([net(windows) for net in nets])
     return k.Model(windows, k.layers.Activation("sigmoid", name="probability")(mean))
 
 

@@ -43,7 +43,7 @@ def figures(result, threshold=0.5):
     }
 
 
-def draw(path, table, log):
+def draw(path, table, logs):
     """Draw the curves of loss and accuracy, and the table of results."""
     import matplotlib
 
@@ -54,9 +54,15 @@ def draw(path, table, log):
     grid = figure.add_gridspec(2, 2, height_ratios=(3, 1.3))
     for column, metric in enumerate(("loss", "accuracy")):
         axes = figure.add_subplot(grid[0, column])
-        for name, label in ((metric, "training"), (f"val_{metric}", "validation")):
-            values = log.get(name, [])
-            axes.plot(range(1, len(values) + 1), values, label=label)
+        for name, label, colour in (
+            (metric, "training", "C0"),
+            (f"val_{metric}", "validation", "C1"),
+        ):
+            for number, log in enumerate(logs):
+                values = log[name]
+                axes.plot(
+                    range(1, len(values) + 1), values, colour, label=label if not number else None
+                )
         axes.set(title=metric, xlabel="epoch")
         axes.legend()
     axes = figure.add_subplot(grid[1, :])

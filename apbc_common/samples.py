@@ -137,6 +137,33 @@ def _read(path, part, dataset):
     return kind, source, where, micrograph, row, parts, picture
 
 
+def folds(samples, count, seed) -> np.ndarray:
+    """Part the windows that are not for testing, by micrograph: fold of each, -1 for testing.
+
+    Each fold has about the same share of good and of bad.
+
+    Raises
+    ------
+    ApbcError
+        If good particles lie on fewer micrographs than there are folds.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    rows = np.flatnonzero(samples.part != "test")
+    groups, label = samples.micrograph[rows], samples.label[rows]
+    found = len(set(groups[label == 1]))
+    if found < count:
+        raise ApbcError(
+            f"--members {count}: each learns without a part of the micrographs, but only {found} "
+            "have good particles to learn from; give fewer members"
+        )
+    fold = np.full(len(samples), -1)
+    split = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    for number, (_, held) in enumerate(split.split(rows, label, groups)):
+        fold[rows[held]] = number
+    return fold
+
+
 def pixels(project, folder, dataset, samples) -> np.ndarray:
     """Read or cut the windows.
 

@@ -153,7 +153,7 @@ def bench_training(folder, count, runs):
     dataset = read_dataset_record(classbin.dataset)
     windows = samples.read(classbin, dataset)
     pixels = samples.pixels(folder, classbin.folder, dataset, windows)
-    index = gen_model.divide(windows, 0)["training"]
+    index = gen_model.divide(windows, 0, 1)[0]["training"]
     array, labels = np.array(pixels[index])[..., None], windows.label[index]
     generator = tf.random.Generator.from_seed(0)
     in_memory = (

@@ -172,15 +172,14 @@ def test_particles_off_their_centre_are_recentred(project):
 
 def test_no_micrograph_is_in_two_parts(taught):
     listed = read_samples(taught)
-    parts = gen_model.divide(listed, 0)
+    (parts,) = gen_model.divide(listed, 0, 1)
+    parts["testing"] = np.flatnonzero(listed.part == "test")
     held = {part: set(listed.source[index]) for part, index in parts.items()}
-    assert held.pop("derived") == held["testing"]
     assert sorted(map(len, held.values())) == [1, 1, 1] and len(set.union(*held.values())) == 3
     assert {part: (len(index), listed.label[index].sum()) for part, index in parts.items()} == {
         "training": (60, 12),
         "validation": (60, 12),
-        "testing": (24, 12),
-        "derived": (36, 0),
+        "testing": (60, 12),
     }
 
 

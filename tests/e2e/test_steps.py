@@ -162,7 +162,7 @@ def test_gen_model_writes_history_results_and_picture(project, capsys):
     assert [line.split(" [")[0] for line in err[:3]] == [" 33% 24/72", " 67% 48/72", "100% 72/72"]
     assert [re.match(r"(\d)/2 loss 0\.\d{3} ", line)[1] for line in err[3:]] == ["1", "2"]
 
-    log = json.loads((project / "ClassBin/training_log.txt").read_text())
+    (log,) = json.loads((project / "ClassBin/training_log.txt").read_text())
     assert {name: len(values) for name, values in log.items()} == {
         "loss": 2,
         "accuracy": 2,
@@ -173,7 +173,7 @@ def test_gen_model_writes_history_results_and_picture(project, capsys):
         assert picture.size == (1200, 780)
     model = json.loads((project / "ClassBin/model.json").read_text())
     assert model["dataset"] == json.loads((project / "ClassBin/dataset.json").read_text())
-    assert model["options"] == {"epochs": 2, "batch": 16, "seed": 3}
+    assert model["options"] == {"epochs": 2, "batch": 16, "members": 1, "seed": 3}
     assert 0 <= model["threshold"] <= 1
     assert (model["versions"]["apbc"], model["versions"]["keras"][0]) == ("1.0.0", "3")
     kinds = [line.split()[1] for line in model["layers"]]
@@ -593,7 +593,7 @@ def test_an_interrupted_training_leaves_no_model_and_starts_again(project, monke
     assert left == made | {"run_gen_model.json"}
     assert project.call("gen_model") == 0
     assert record(project, "gen_model")["state"] == "finished"
-    assert json.loads((project / "ClassBin/training_log.txt").read_text()) == log
+    assert json.loads((project / "ClassBin/training_log.txt").read_text()) == [log]
 
 
 def test_parts_that_a_kill_left_are_written_over(project):

@@ -166,7 +166,7 @@ def test_another_seed_is_another_split():
 
 @QUICK
 @given(*[st.integers(0, 60)] * 4, st.integers(0, 2**32 - 1))
-def test_training_validation_and_testing_are_disjoint_and_complete(good, bad, more, less, seed):
+def test_training_and_validation_are_disjoint_and_complete(good, bad, more, less, seed):
     kind, part = [], []
     for name, each, count in (
         *(("train", "good", good), ("train", "bad", bad)),
@@ -176,15 +176,35 @@ def test_training_validation_and_testing_are_disjoint_and_complete(good, bad, mo
         part += [name] * count
     columns = np.array(kind, object), *[np.arange(len(kind))] * 4, np.array(part, object), None
     listed = samples.Samples(*columns)
-    parts = gen_model.divide(listed, seed)
-    assert "derived" not in parts
-    assert sorted(np.concatenate(list(parts.values()))) == list(range(good + bad + more + less))
-    assert (listed.part[parts["testing"]] == "test").all()
-    assert len(parts["testing"]) == more + less
+    (found,) = gen_model.divide(listed, seed, 1)
+    assert sorted(np.concatenate(list(found.values()))) == list(range(good + bad))
     for label, count in enumerate((bad, good)):
-        assert (listed.label[parts["validation"]] == label).sum() == round(0.2 * count)
-    again = gen_model.divide(samples.Samples(*columns), seed)
-    assert all((parts[name] == again[name]).all() for name in parts)
+        assert (listed.label[found["validation"]] == label).sum() == round(0.2 * count)
+    (again,) = gen_model.divide(samples.Samples(*columns), seed, 1)
+    assert all((found[name] == again[name]).all() for name in found)
+
+
+@QUICK
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=5, max_size=12),
+    st.integers(2, 5),
+    st.integers(0, 1000),
+)
+def test_each_member_watches_other_micrographs_and_together_they_watch_all(each, count, seed):
+    kind, group = [], []
+    for number, (good, bad) in enumerate(each):
+        kind += ["good"] * good + ["bad"] * bad
+        group += [f"m{number}"] * (good + bad)
+    part = np.array(["train"] * len(kind) + ["test"], object)
+    kind, group = (np.array([*column, column[0]], object) for column in (kind, group))
+    listed = samples.Samples(kind, group, group, group, np.arange(len(kind)), part, None)
+    found = gen_model.divide(listed, seed, count)
+    assert len(found) == count
+    watched = [set(group[one["validation"]]) for one in found]
+    assert set.union(*watched) == set(group[:-1]) and sum(map(len, watched)) == len(each)
+    for one, names in zip(found, watched, strict=True):
+        assert names and not names & set(group[one["training"]])
+        assert sorted(np.concatenate(list(one.values()))) == list(range(len(kind) - 1))
 
 
 PATH = st.lists(

@@ -31,7 +31,13 @@ class Net:
         return self._scorer(cut), logits
 
 
-@pytest.fixture(scope="module", params=[(64,), (48,), (64, network.both_ways)])
+def two(model):
+    """A model of two networks, both ways."""
+    other = network.build_model(model.input_shape[1])
+    return network.both_ways(model, other)
+
+
+@pytest.fixture(scope="module", params=[(64,), (48,), (64, network.both_ways), (64, two)])
 def net(request):
     return Net(*request.param)
 
@@ -60,6 +66,14 @@ def test_the_dense_score_is_that_of_the_window(net, monkeypatch, stride):
         assert found == pytest.approx(logits, abs=1e-5)
         assert 1 / (1 + np.exp(-found)) == pytest.approx(probabilities, abs=1e-5)
     assert probabilities.std() > 0.01
+
+
+def test_a_model_of_several_networks_is_split_into_them():
+    models = [Net(64).model, network.build_model(64)]
+    window = micrograph(64, 64)[None, ..., None].astype(np.float32)
+    apart = [network.both_ways(model)(window) for model in models]
+    found = [one(window) for one in network.split(network.both_ways(*models))]
+    assert np.allclose(found, apart, atol=1e-6) and abs(apart[0] - apart[1]) > 1e-3
 
 
 def test_a_half_turn_changes_no_score():

@@ -1,0 +1,79 @@
+"""Models of several networks."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from apbc_common import classbin, network
+
+
+def lists(project):
+    return "-g", project.good, "-b", project.bad
+
+
+@pytest.fixture(scope="module")
+def _pair(_template, tmp_path_factory):
+    project = _template.copy(tmp_path_factory.mktemp("pair") / "p")
+    lists = ("-g", project.good, "-b", project.bad)
+    assert project.call("gen_data", *lists, "--from-micrographs", "--no-png") == 0
+    training = ("--members", 2, "--epochs", 8, "--batch", 16)
+    assert project.call("gen_model", *training) == 0
+    return project
+
+
+@pytest.fixture
+def pair(_pair, tmp_path):
+    return _pair.copy(tmp_path / "pair")
+
+
+def scores(model, windows):
+    return model(windows[..., None].astype(np.float32)).numpy()[:, 0]
+
+
+def test_one_model_averages_the_members(pair):
+    path = pair / "ClassBin/model.h5"
+    model = network.load_model(path, classbin.read_model_record(path))
+    windows = np.random.default_rng(0).integers(0, 256, (5, 64, 64))
+    members = [scores(one, windows) for one in network.split(model)]
+    odds = [np.log(p / (1 - p)) for p in members]
+    assert len(members) == 2 and not np.allclose(*members)
+    assert scores(model, windows) == pytest.approx(1 / (1 + np.exp(-np.mean(odds, axis=0))))
+
+
+def test_what_is_said_of_members(pair, capsys):
+    """Written again from the model alone: the same."""
+    before = (pair / "ClassBin/testing_results.txt").read_bytes()
+    (pair / "ClassBin/testing_results.txt").unlink()
+    capsys.readouterr()
+    assert pair.call("gen_model", "--members", 2, "--epochs", 8, "--batch", 16) == 0
+    rows = re.findall(r"^ *([a-z]+(?: \d)?) +\d+ +[01]\.\d{4} ", capsys.readouterr().out, re.M)
+    assert rows == ["training", "validation", "testing", "derived", "member 1", "member 2"]
+    assert (pair / "ClassBin/testing_results.txt").read_bytes() == before
+    logs = json.loads((pair / "ClassBin/training_log.txt").read_text())
+    assert [len(log["loss"]) for log in logs] == [8, 8] and logs[0] != logs[1]
+
+
+def test_the_other_scripts_take_it_as_any_model(pair):
+    assert pair.call("gen_picks", "-i", pair.micrographs) == 0
+    assert len(list((pair / "ClassBin/picks").rglob("mic*_autopick.star"))) == 3
+
+
+@pytest.mark.parametrize("value", ["0", "21", "-1", "1.5", "many"])
+def test_absurd_members(project, capsys, value):
+    assert project.call("gen_model", "--members", value) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"gen_model.py: error: argument --members: '{value}' is not a whole number from 1 to 20"
+    )
+
+
+def test_too_few_micrographs(project, capsys):
+    assert project.call("gen_data", *lists(project), "--from-micrographs", "--no-png") == 0
+    capsys.readouterr()
+    assert project.call("gen_model", "--members", 3) == 1
+    assert capsys.readouterr().err == (
+        "gen_model.py: error: --members 3: each learns without a part of the micrographs, but only "
+        "2 have good particles to learn from; give fewer members\n"
+    )
+    assert not (project / "ClassBin/run_gen_model.json").exists()
