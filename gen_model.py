@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from apbc_common import ApbcError, __version__, cli
@@ -29,6 +30,7 @@ from apbc_common.classbin import (
 VALIDATION_SHARE = 0.2  # of the training windows
 MOST_MEMBERS = 20
 METRICS = {"loss", "accuracy", "val_loss", "val_accuracy"}
+SHARES = 0.2, 0.1, 0.05, 0.02, 0.01  # of false picks, to say from where they are expected
 SEEDS = 1000  # between those of two members
 
 
@@ -115,8 +117,8 @@ def generate(project, data, out, options, clear):
         models, logs = train(pixels, windows, parts, options)
         model = network.both_ways(*models)
         scores = score(model, pixels, windows, parts, options["batch"])
-        threshold, of_what = choose_threshold(project, model, dataset, windows, parts, scores)
-        write_model(target, model, dataset, threshold, options)
+        model, decided = decide(project, model, dataset, windows, parts, scores)
+        write_model(target, model, dataset, decided, options)
         write_json(target.training_log, logs)
         write_results(project, source, target, windows, scores, logs)
         run.finish({part: len(one["label"]) for part, one in scores.items()})
@@ -124,7 +126,7 @@ def generate(project, data, out, options, clear):
         last = {name: values[-1] for name, values in log.items()}
         print(f"{len(log['loss'])} epochs; loss {last['loss']:.3f}, val {last['val_loss']:.3f}")
     results.print_table(scores)
-    print(f"threshold {threshold:g}: best F1 of {of_what} validation part; the table is at 0.5")
+    print_decision(decided)
     print(f"model, results and picture -> {target.folder}")
 
 
@@ -165,7 +167,7 @@ def test(project, data, model_file, out, batch):
     if target.folder != Path(path).parent and target.testing_results.exists():
         raise ApbcError(f"{target.testing_results}: already there; write elsewhere with --o DIR")
     logs = read_logs(Path(path).with_name(target.training_log.name))
-    model = network.load_model(path, record)
+    model = network.uncalibrated(network.load_model(path, record))
     parts = divide(windows, record["options"]["seed"], len(network.split(model)))
     pixels = samples.pixels(project, source.folder, dataset, windows)
     scores = score(model, pixels, windows, parts, batch)
@@ -261,13 +263,17 @@ def score(model, pixels, windows, parts, batch):
     return scores
 
 
-def choose_threshold(project, model, dataset, windows, parts, scores):
-    """Return the threshold that the validation part asks for, and what of it was looked at."""
+def decide(project, model, dataset, windows, parts, scores):
+    """Choose the threshold on the validation part: windows of stacks, or peaks of micrographs.
+
+    Returns the model, calibrated in the latter case, and what its record says of that.
+    """
     from apbc_common import decision, network
 
     if dataset["source"] == "stack":
         held = scores["validation"]
-        return decision.best_threshold(held["label"], held["probability"]), "windows of the"
+        threshold = decision.best_threshold(held["label"], held["probability"])
+        return model, {"threshold": threshold, "calibration": None}
     labelled = []
     for part in parts:
         kind, source, where = (
@@ -279,11 +285,30 @@ def choose_threshold(project, model, dataset, windows, parts, scores):
                 for name in sorted(set(source))
             }
         )
-    models = network.split(model)
-    return decision.peak_threshold(project, models, dataset, labelled), "picks on the"
+    found = asdict(decision.calibrate(project, network.split(model), dataset, labelled))
+    model = network.calibrate(model, found["slope"], found["offset"])
+    return model, {"threshold": found.pop("threshold"), "calibration": found}
 
 
-def write_model(target, model, dataset, threshold, options):
+def print_decision(decided):
+    """Say which threshold was chosen, and what other ones would give."""
+    print(
+        f"threshold {decided['threshold']:g}: best F1 of the validation part; the table is at 0.5"
+    )
+    if decided["calibration"]:
+        from apbc_common import decision
+
+        expected = decided["calibration"]["expected"]
+        levels = [(share, decision.level(expected, share)) for share in SHARES]
+        said = (
+            f"{share:.0%} from {level['from']:g} ({level['picks']:.0f} picks)"
+            for share, level in levels
+            if level
+        )
+        print(f"expected false, picks a micrograph: {', '.join(said) or 'unknown'}")
+
+
+def write_model(target, model, dataset, decided, options):
     """Write model.h5 and the record that the next scripts read."""
     import tensorflow as tf
 
@@ -295,8 +320,7 @@ def write_model(target, model, dataset, threshold, options):
         "dataset": dataset,
         "options": options,
         "layers": network.recipe(model),
-        "threshold": threshold,
-        "calibration": None,
+        **decided,
         "versions": {
             "apbc": __version__,
             "tensorflow": tf.__version__,

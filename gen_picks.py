@@ -27,7 +27,9 @@ BATCH = 256
 MAX_BAD = 5.0  # per cent of the micrographs
 MOST_SHRUNK = 40  # times: beyond that a pixel size is wrong
 LISTS = ("picks", "candidates")
-OF_MICROGRAPHS = ("stride", "border", "max_picks", "sample", "jobs", "max_bad", "invert", "extract")
+OF_MICROGRAPHS = (
+    *("fdr", "stride", "border", "max_picks", "sample", "jobs", "max_bad", "invert", "extract"),
+)
 OF_PARTICLES = ("micrographs", "batch")
 
 
@@ -64,6 +66,13 @@ def build_parser():
     )
     cli.add_clear(parser, "--clear")
     add = parser.add_argument_group("for micrographs").add_argument
+    add(
+        "--fdr",
+        type=cli.share,
+        metavar="Q",
+        help="in place of --threshold: let the share Q of the picks be such as your labels would "
+        "call bad",
+    )
     add(
         "--stride",
         type=int,
@@ -236,7 +245,10 @@ def settings_of(model_file, record, options):
             f"{model_file}: its record does not say whether its windows' contrast is inverted from "
             "the micrographs'; say it with --invert (particles white, as RELION's) or --no-invert"
         )
-    defaults = {"threshold": record["threshold"], **direct.defaults(taught)}
+    threshold = record["threshold"]
+    if options["fdr"] is not None:
+        threshold = threshold_of_share(model_file, record, options["fdr"])
+    defaults = {"threshold": threshold, **direct.defaults(taught)}
     return {
         **{
             name: options[name] if options[name] is not None else defaults[name]
@@ -245,6 +257,30 @@ def settings_of(model_file, record, options):
         "max_picks": options["max_picks"],
         "invert": taught["contrast"] == -1 if invert is None else invert,
     }
+
+
+def threshold_of_share(model_file, record, share):
+    """Return the threshold at which a share of the picks is expected to be false.
+
+    Raises
+    ------
+    ApbcError
+        If the model was not calibrated, or its surest picks are more often false.
+    """
+    from apbc_common import decision
+
+    if not record["calibration"]:
+        raise ApbcError(
+            f"--fdr {share:g}: {model_file} was taught with RELION's stacks and knows nothing of "
+            "peaks; train with gen_data.py --from-micrographs, or give a --threshold"
+        )
+    found = decision.level(record["calibration"]["expected"], share)
+    if found is None:
+        raise ApbcError(
+            f"--fdr {share:g}: {model_file} expects a larger share of even its best picks to be "
+            "false; give a larger share, or a --threshold"
+        )
+    return found["from"]
 
 
 def check_scale(listed, model_file, taught):
@@ -544,6 +580,8 @@ def main(argv=None) -> int:
     """Run the command line; return the exit code."""
     parser = build_parser()
     args = cli.parse(parser, argv)
+    if args.fdr is not None and args.threshold is not None:
+        parser.error("argument --fdr: not with --threshold, which it chooses")
     names = ("threshold", "min_distance", *OF_MICROGRAPHS, *OF_PARTICLES)
     return cli.run(
         parser.prog,

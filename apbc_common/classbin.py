@@ -183,7 +183,8 @@ def read_dataset_record(path):
 def read_model_record(model):
     """Read the record beside a model; raise ApbcError if there is none, or it is damaged."""
     path = model_record(model)
-    record = read_json(path, "gen_model.py", "dataset", "options", "threshold", "sha256")
+    keys = ("dataset", "options", "threshold", "calibration", "sha256")
+    record = read_json(path, "gen_model.py", *keys)
     seed = record["options"].get("seed") if isinstance(record["options"], dict) else None
     threshold = record["threshold"]
     if (
@@ -191,6 +192,7 @@ def read_model_record(model):
         or not (isinstance(seed, int) and seed >= 0)
         or not (isinstance(threshold, int | float) and 0 <= threshold <= 1)
         or not isinstance(record["sha256"], str)
+        or not (record["calibration"] is None or _is_expected(record["calibration"]))
     ):
         raise ApbcError(f"{path}: damaged; run gen_model.py again")
     return record
@@ -213,6 +215,18 @@ def read_picking(path):
             wrote = os.fspath(path.relative_to(folder)) in record["outputs"]
             return record if ours and wrote else None
     return None
+
+
+def _is_expected(calibration):
+    """Say whether a calibration holds what is expected from each chance on, as it should."""
+    expected = calibration.get("expected") if isinstance(calibration, dict) else None
+    return (
+        isinstance(expected, dict)
+        and list(expected) == ["from", "picks", "false"]
+        and all(isinstance(column, list) for column in expected.values())
+        and len({len(column) for column in expected.values()}) == 1
+        and all(isinstance(n, int | float) for column in expected.values() for n in column)
+    )
 
 
 def _is_dataset(record):

@@ -74,6 +74,11 @@ def probability(text) -> float:
     return number(text, float, lambda value: 0 <= value <= 1, "a number from 0 to 1")
 
 
+def share(text) -> float:
+    """Argparse type: between 0 and 1, neither of them."""
+    return number(text, float, lambda x: 0 < x < 1, "a number between 0 and 1")
+
+
 def number(text, kind, good, wanted):
     """Convert an option's text by ``kind``; say what is wanted if it is not ``good``."""
     try:

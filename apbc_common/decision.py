@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import optimize, special
 
@@ -10,6 +12,7 @@ from .classbin import KINDS
 
 FLAT = 0.005
 SLIPS = 0.02  # of the labels, wrong by mistake: a few clear ones must not bend the line
+LEVELS = [round(0.01 * n, 2) for n in range(1, 100)]  # of chance, to say what is expected from
 PRIOR = 0.5, 1.5  # deviations of slope and offset
 RADIUS = 0.3  # of the diameter, within which a peak is a listed particle
 MOST_MICROGRAPHS = 20  # that the threshold is chosen on
@@ -26,8 +29,29 @@ def best_threshold(label, probability):
     return round(float(scores[best] + below) / 2, 4)
 
 
-def peak_threshold(project, models, dataset, labelled):
-    """Return the probability at which peaks of micrographs have the best F1.
+@dataclass(frozen=True)
+class Calibration:
+    """What peaks of micrographs that were not learnt from say of a score.
+
+    Parameters
+    ----------
+    slope, offset : float
+        Of the line that turns a network's logit into the log odds that a peak is good.
+    threshold : float
+        The chance from which on picks are expected to have the best F1.
+    expected : dict of str to list of float
+        At each of the chances 'from', how many 'picks' a micrograph has, and which share of them
+        are 'false'.
+    """
+
+    slope: float
+    offset: float
+    threshold: float
+    expected: dict
+
+
+def calibrate(project, models, dataset, labelled) -> Calibration:
+    """Learn what the scores of peaks mean.
 
     Parameters
     ----------
@@ -57,11 +81,11 @@ def peak_threshold(project, models, dataset, labelled):
             near = peaks.match(xy, places[kind], RADIUS * dataset["diameter_angst"] / apix)
             found[kind].append(near)
     scores, good, bad = (np.concatenate(parts) for parts in found.values())
-    return best_cut(scores, good, bad & ~good)
+    return fit(scores, good, bad & ~good, len(work))
 
 
-def best_cut(scores, good, bad):
-    """Return the score at which peaks are expected to have the best F1.
+def fit(scores, good, bad, micrographs) -> Calibration:
+    """Learn from peaks what their scores mean.
 
     Lists are incomplete: what they do not hold is unknown, not wrong. So the chance that a peak is
     a particle is learnt from those that a list does hold, good or bad, and counted over all.
@@ -72,24 +96,44 @@ def best_cut(scores, good, bad):
         Probabilities of the peaks.
     good, bad : ndarray of bool, shape (N,)
         Which of them are listed, as what.
+    micrographs : int
+        That they are from.
 
     Returns
     -------
-    float
-        With four decimals: the middle, in log odds, of the scores where F1 is within FLAT of the
-        best, since where it is flat the best is chance. 0.5 if no listed particle has a peak.
+    Calibration
+        Its threshold has four decimals: the middle, in log odds, of those where F1 is within FLAT
+        of the best, since where it is flat the best is chance. 0.5, and scores as they are, if no
+        listed good particle has a peak.
     """
     known = good | bad
-    if not good.any():
-        return 0.5
-    odds = _log_odds(scores)
-    slope, offset = fit_odds(odds[known], good[known])
-    order = np.argsort(-odds, kind="stable")
-    odds = odds[order]
-    right = special.expit(slope * odds + offset).cumsum()
-    f1 = 2 * right / (np.arange(1, len(odds) + 1) + right[-1])
-    flat = odds[f1 >= f1.max() - FLAT]
-    return round(float(special.expit((flat[0] + flat[-1]) / 2)), 4)
+    odds = special.logit(np.clip(scores, 1e-4, 1 - 1e-4))  # of four decimals: 0 and 1 occur
+    slope, offset = fit_odds(odds[known], good[known]) if good.any() else (1.0, 0.0)
+    odds = np.sort(slope * odds + offset)[::-1]
+    chance = special.expit(odds)
+    picks, right = np.arange(1, len(odds) + 1), chance.cumsum()
+    threshold = 0.5
+    if good.any():
+        f1 = 2 * right / (picks + right[-1])
+        flat = odds[f1 >= f1.max() - FLAT]
+        threshold = round(float(special.expit((flat[0] + flat[-1]) / 2)), 4)
+    count = (chance >= np.array(LEVELS)[:, None]).sum(axis=1)
+    right = np.r_[0.0, right][count]
+    expected = {
+        "from": LEVELS,
+        "picks": (count / micrographs).round(2).tolist(),
+        "false": (1 - right / np.maximum(count, 1)).round(4).tolist(),
+    }
+    return Calibration(float(slope), float(offset), threshold, expected)
+
+
+def level(expected, share):
+    """Return the lowest level of `Calibration.expected` with at most that share of false picks.
+
+    A dict of 'from', 'picks' and 'false'; None if there is none with a pick.
+    """
+    rows = (dict(zip(expected, row, strict=True)) for row in zip(*expected.values(), strict=True))
+    return next((row for row in rows if row["picks"] and row["false"] <= share), None)
 
 
 def fit_odds(odds, good):
@@ -115,8 +159,3 @@ def fit_odds(odds, good):
         return -np.log(np.where(good, chance, 1 - chance)).sum() + (away**2).sum() / 2
 
     return optimize.minimize(unlikely, (1.0, 0.0)).x
-
-
-def _log_odds(scores):
-    """Return log odds of probabilities of four decimals, which may be 0 or 1."""
-    return special.logit(np.clip(scores, 1e-4, 1 - 1e-4))

@@ -14,6 +14,7 @@ FILTERS = (16, 32, 64, 64)  # of the four convolutions
 DENSE = (128, 64)  # units of the two fully connected layers
 DROPOUT = 0.5
 TILE = 800  # pixels of a micrograph scored at a time, along each axis
+CALIBRATION = "calibration"  # the layer that `calibrate` adds
 LOGIT = "logit"  # the layer before the sigmoid; peaks are ranked by it, since sigmoids tie at 1
 
 
@@ -95,6 +96,31 @@ def both_ways(*models):
             for name, each in (("upright", model), ("turned", turned))
         ]
     return _average(nets)
+
+
+def calibrate(model, slope, offset):
+    """Return a model whose logit is ``slope`` times that of ``model``, plus ``offset``.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Of `both_ways`.
+    slope, offset : float
+
+    Returns
+    -------
+    keras.Model
+        Input and output as `build_model`.
+    """
+    k = keras()
+    line = k.layers.Rescaling(slope, offset, name=CALIBRATION)
+    score = line(model.get_layer("score").output)
+    return k.Model(model.input, k.layers.Activation("sigmoid", name="probability")(score))
+
+
+def uncalibrated(model):
+    """Return the model before `calibrate`: what the networks themselves say."""
+    return _average(_members(model))
 
 
 def split(model):
@@ -298,7 +324,11 @@ def _dense(model, grey, stride):
     import tensorflow as tf
 
     logits = [_dense_member(member, grey, stride) for member in _members(model)]
-    return tf.add_n(logits) / len(logits)
+    mean = tf.add_n(logits) / len(logits)
+    for layer in model.layers:
+        if layer.name == CALIBRATION:
+            mean = mean * layer.scale + layer.offset
+    return mean
 
 
 def _dense_member(model, x, stride):

@@ -35,6 +35,7 @@ MICROGRAPHS = "CtfFind/job003/micrographs_ctf.star"
 NAMES = [f"Micrographs/sub{i % 2}/mic_a.{i}.mrc" for i in range(3)]
 PICK = ("-i", MICROGRAPHS)
 PICKS = "ClassBin/picks"
+WEAK = ("--model", "weak/model.h5")
 DIAMETER = 150.0  # A, of the discs
 
 
@@ -251,9 +252,10 @@ def test_the_lists_are_those_that_relion_and_cryosparc_take(taught):
 
 
 def test_options_decide_what_is_kept(taught):
-    """By the candidates of a run without them, which hold them all."""
+    """By the candidates of a run without them, which hold them all; of a model hardly trained."""
+    assert taught.call("gen_model", "--epochs", 5, "--batch", 16, "--o", "weak") == 0
     low = ("--threshold", 0.01)
-    assert taught.call("gen_picks", *PICK, *low, "--o", "all") == 0
+    assert taught.call("gen_picks", *PICK, *WEAK, *low, "--o", "all") == 0
     every = {name: picked(taught, name, "all") for name in NAMES}
     middle = np.round(np.median(np.concatenate([scores for _, scores in every.values()])), 4)
     for out, options, keep in (
@@ -262,13 +264,29 @@ def test_options_decide_what_is_kept(taught):
         ("far", (*low, "--min-distance", 500), lambda xy, _: peaks.best_apart(xy, 500 / APIX)),
         ("in", (*low, "--border", 400), lambda xy, _: ((xy >= 100) & (xy <= 411)).all(axis=1)),
     ):
-        assert taught.call("gen_picks", *PICK, *options, "--o", out) == 0
+        assert taught.call("gen_picks", *PICK, *WEAK, *options, "--o", out) == 0
         left_out = 0
         for name, (xy, scores) in every.items():
             kept = keep(xy, scores)
             left_out += (~kept).sum()
             assert picked(taught, name, out)[0].tolist() == xy[kept].tolist()
         assert 0 < left_out < sum(len(xy) for xy, _ in every.values())
+
+
+def test_the_share_of_false_picks_chooses_the_threshold(taught, capsys):
+    expected = record(taught, "ClassBin/model.json")["calibration"]["expected"]
+    shares = [0.5, 0.2, 0.1]
+    found = []
+    for number, share in enumerate(shares):
+        capsys.readouterr()
+        assert taught.call("gen_picks", *PICK, "--fdr", share, "--o", f"fdr{number}") == 0
+        threshold = record(taught, f"fdr{number}/run_gen_picks.json")["options"]["threshold"]
+        assert f"(from {threshold:g})" in capsys.readouterr().out
+        index = expected["from"].index(threshold)
+        assert expected["false"][index] <= share
+        assert index == 0 or expected["false"][index - 1] > share
+        found.append(sum(len(picked(taught, name, f"fdr{number}")[0]) for name in NAMES))
+    assert found == sorted(found, reverse=True)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 8])

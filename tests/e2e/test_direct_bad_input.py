@@ -461,6 +461,9 @@ def test_no_particle_list_of_another_kind_is_picked(taught, capsys):
         {"threshold": 7},
         {"threshold": float("nan")},
         {"sha256": 3},
+        {"calibration": 3},
+        {"calibration": {"expected": {"from": [0.5], "picks": [3], "false": []}}},
+        {"calibration": {"expected": {"from": [0.5], "picks": [3], "false": ["x"]}}},
         {"dataset": {"image_px": 0}},
         {"dataset": {"image_px": "a"}},
         {"dataset": {"extraction": {}}},
@@ -476,6 +479,39 @@ def test_a_record_of_a_model_that_makes_no_sense(taught, capsys, change):
     path.write_text(json.dumps(record))
     message = "{c}/model.json: damaged; run gen_model.py again"
     check(taught, capsys, Case("", "gen_picks", (*PICK, "--extract"), message))
+
+
+@pytest.mark.parametrize("value", ["0", "1", "-0.1", "5", "nan", "few"])
+def test_an_absurd_share_of_false_picks(taught, capsys, value):
+    message = f"argument --fdr: '{value}' is not a number between 0 and 1"
+    check(taught, capsys, Case("", "gen_picks", (*PICK, f"--fdr={value}"), message, code=2))
+
+
+def test_two_thresholds(taught, capsys):
+    message = "argument --fdr: not with --threshold, which it chooses"
+    options = (*PICK, "--fdr", 0.05, "--threshold", 0.5)
+    check(taught, capsys, Case("", "gen_picks", options, message, code=2))
+
+
+def test_a_share_of_false_picks_that_nothing_tells(taught, trained, capsys):
+    message = (
+        "--fdr 0.05: {c}/model.h5 was taught with RELION's stacks and knows nothing of peaks; "
+        "train with gen_data.py --from-micrographs, or give a --threshold"
+    )
+    before = snapshot(trained.path)
+    assert trained.call("gen_picks", *PICK, "--fdr", 0.05) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "gen_picks.py: error: " + message.format(c=trained.path / "ClassBin")
+    assert snapshot(trained.path) == before
+    path = taught / "ClassBin/model.json"
+    model = json.loads(path.read_text())
+    model["calibration"]["expected"]["false"] = [0.3] * 99
+    path.write_text(json.dumps(model))
+    message = (
+        "--fdr 0.05: {c}/model.h5 expects a larger share of even its best picks to be false; give "
+        "a larger share, or a --threshold"
+    )
+    check(taught, capsys, Case("", "gen_picks", (*PICK, "--fdr", 0.05), message))
 
 
 @pytest.mark.parametrize("name", ["../../keep.txt", "{p}/keep.txt"])

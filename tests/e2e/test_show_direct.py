@@ -42,7 +42,7 @@ def record_picking(project, folder=PICKS, threshold=0.4, diameter=200.0):
         "counts": kinds,
     }
     dataset |= {"source": "micrograph", "contrast": 1, "files": {}, "micrographs": {}}
-    model = {"options": {"seed": 0}, "threshold": threshold, "sha256": ""}
+    model = {"options": {"seed": 0}, "threshold": threshold, "sha256": "", "calibration": None}
     model["dataset"] = {**dataset, "diameter_angst": diameter}
     classbin.write_json(made(project / "ClassBin/model.json"), model)
 

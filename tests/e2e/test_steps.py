@@ -155,7 +155,7 @@ def test_gen_model_writes_history_results_and_picture(project, capsys):
     ]
     threshold = json.loads((project / "ClassBin/model.json").read_text())["threshold"]
     assert out.splitlines()[5:] == [
-        f"threshold {threshold:g}: best F1 of windows of the validation part; the table is at 0.5",
+        f"threshold {threshold:g}: best F1 of the validation part; the table is at 0.5",
         f"model, results and picture -> {project.path}/ClassBin",
     ]
     err = err.splitlines()

@@ -22,7 +22,9 @@ class Net:
                 layer.set_weights([kernel * 1.5, rng.normal(0, 0.1, bias.shape)])
         self.model = finish(self.model)
         self._scorer = network.Scorer(self.model, CHECKED)
-        self._logits = keras.Model(self.model.input, self.model.get_layer("score").output)
+        names = {layer.name for layer in self.model.layers}
+        last = network.CALIBRATION if network.CALIBRATION in names else "score"
+        self._logits = keras.Model(self.model.input, self.model.get_layer(last).output)
 
     def score(self, grey, corners):
         """What `Scorer` and the layer of the logit say of the windows with these first pixels."""
@@ -32,9 +34,9 @@ class Net:
 
 
 def two(model):
-    """A model of two networks, both ways."""
+    """A model of two networks, both ways, calibrated."""
     other = network.build_model(model.input_shape[1])
-    return network.both_ways(model, other)
+    return network.calibrate(network.both_ways(model, other), 2.0, -1.3)
 
 
 @pytest.fixture(scope="module", params=[(64,), (48,), (64, network.both_ways), (64, two)])
@@ -72,8 +74,13 @@ def test_a_model_of_several_networks_is_split_into_them():
     models = [Net(64).model, network.build_model(64)]
     window = micrograph(64, 64)[None, ..., None].astype(np.float32)
     apart = [network.both_ways(model)(window) for model in models]
-    found = [one(window) for one in network.split(network.both_ways(*models))]
+    model = network.calibrate(network.both_ways(*models), 0.7, -1.3)
+    found = [one(window) for one in network.split(model)]
     assert np.allclose(found, apart, atol=1e-6) and abs(apart[0] - apart[1]) > 1e-3
+    odds = np.mean([np.log(p / (1 - p)) for p in apart])
+    before = float(network.uncalibrated(model)(window)[0, 0])
+    assert before == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-6)
+    assert float(model(window)[0, 0]) == pytest.approx(1 / (1 + np.exp(1.3 - 0.7 * odds)), abs=1e-6)
 
 
 def test_a_half_turn_changes_no_score():

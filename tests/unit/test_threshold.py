@@ -14,6 +14,12 @@ def scores(seed, particles=2000, others=2000):
     return 1 / (1 + np.exp(-odds)), np.arange(particles + others) < particles
 
 
+def cut_of(probability, good, bad):
+    """The threshold, as a score before it is calibrated."""
+    found = decision.fit(probability, good, bad, 1)
+    return special.expit((special.logit(found.threshold) - found.offset) / found.slope)
+
+
 def f1(probability, right, cut):
     picked = probability >= cut
     return 2 * (right & picked).sum() / (picked.sum() + right.sum())
@@ -28,7 +34,7 @@ def drawn(share, seed=1):
 def test_the_cut_parts_particles_from_others_however_many_are_listed(share):
     probability, right = scores(0)
     listed = drawn(share)
-    cut = decision.best_cut(probability, right & listed, ~right & listed)
+    cut = cut_of(probability, right & listed, ~right & listed)
     assert f1(probability, right, cut) > 0.97  # the best there is: 0.977
 
 
@@ -39,7 +45,7 @@ def test_lists_of_the_clear_ones_alone_do_not_raise_the_cut(kinds):
     clear = right & drawn(0.2) & (probability > 0.9)
     bad = ~right & drawn(0.01) & (probability > 0.3)
     assert 0 < bad.sum() < 5 < 100 < clear.sum()
-    cut = decision.best_cut(probability, clear, bad if kinds == "both" else np.zeros(4000, bool))
+    cut = cut_of(probability, clear, bad if kinds == "both" else np.zeros(4000, bool))
     assert 0.01 < cut < 0.9
     assert f1(probability, right, cut) > 0.9
 
@@ -47,13 +53,13 @@ def test_lists_of_the_clear_ones_alone_do_not_raise_the_cut(kinds):
 def test_wrong_labels_hardly_move_the_cut():
     probability, right = scores(0)
     wrong = drawn(0.05, seed=2)
-    cut = decision.best_cut(probability, right ^ wrong, ~(right ^ wrong))
+    cut = cut_of(probability, right ^ wrong, ~(right ^ wrong))
     assert f1(probability, right, cut) > 0.97
 
 
 def test_more_false_peaks_ask_for_a_higher_cut():
     few, many = (
-        decision.best_cut(probability, right, ~right)
+        cut_of(probability, right, ~right)
         for probability, right in (scores(0, others=500), scores(0, others=50_000))
     )
     assert many > few + 0.2
@@ -61,8 +67,8 @@ def test_more_false_peaks_ask_for_a_higher_cut():
 
 def test_where_all_are_parted_the_cut_lies_between():
     probability, right = np.array([0.9, 0.8, 0.05, 0.04]), np.array([1, 1, 0, 0], bool)
-    assert 0.05 < decision.best_cut(probability, right, ~right) <= 0.9
-    assert decision.best_cut(probability, np.zeros(4, bool), right) == 0.5
+    assert 0.05 < cut_of(probability, right, ~right) <= 0.9
+    assert cut_of(probability, np.zeros(4, bool), right) == 0.5
 
 
 def test_the_line_of_log_odds_is_found_and_few_labels_leave_it_where_it_was():
@@ -73,3 +79,24 @@ def test_the_line_of_log_odds_is_found_and_few_labels_leave_it_where_it_was():
     assert decision.fit_odds(odds, good) == pytest.approx((0.8, -2.3), abs=0.1)
     two = decision.fit_odds(np.array([2.0, -2.0]), np.array([True, False]))
     assert two == pytest.approx((1.1, 0), abs=0.2)
+
+
+def test_what_is_expected_is_what_comes():
+    """A twentieth of the peaks is listed; bells of log odds, 2 apart, and scores three too high."""
+    rng = np.random.default_rng(0)
+    odds = np.concatenate([rng.normal(1, 1.4, 4000), rng.normal(-1, 1.4, 8000)])
+    right, listed = np.arange(len(odds)) < 4000, rng.random(len(odds)) < 0.05
+    found = decision.fit(special.expit(odds + 3), right & listed, ~right & listed, 10)
+    chance = special.expit(found.slope * (odds + 3) + found.offset)
+    for low in np.arange(0.1, 0.9, 0.1):
+        some = (chance >= low) & (chance < low + 0.1)
+        assert chance[some].mean() == pytest.approx(right[some].mean(), abs=0.06)
+    for start, picks, false in zip(*found.expected.values(), strict=True):
+        picked = chance >= start
+        if picks:
+            assert picks == pytest.approx(picked.sum() / 10, rel=0.02)
+            assert false == pytest.approx((~right[picked]).mean(), abs=0.04)
+    level = decision.level(found.expected, 0.2)
+    assert level["false"] <= 0.2
+    assert decision.level(found.expected, 0.19)["from"] >= level["from"] > found.threshold / 2
+    assert decision.level({"from": [0.1, 0.2], "picks": [3, 0], "false": [0.5, 0]}, 0.1) is None
