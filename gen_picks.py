@@ -543,7 +543,7 @@ def classify(project, classbin, star, model_file, record, options, clear):
     grid.check_box(particles, model_file, record["dataset"])
     apart = grid.distances_px(project, particles, micrographs, min_distance)
     invert = grid.differs(project, particles, micrographs, record["dataset"])
-    model = network.load_model(model_file, record)
+    model = network.uncalibrated(network.load_model(model_file, record))
     run = Run(
         classbin.record("gen_picks"),
         project,
