@@ -613,8 +613,8 @@ def test_no_list_is_read_and_overwritten(trained, capsys, clear):
         "gen_model",
         ("-c",),
         "29 of 72 windows can't be read: {c}/train/good/Extract__job005__Micrographs__sub0__mic_a.0"
-        "_000001_good.png; {c}/train/good/Extract__job005__Micrographs__sub0__mic_a.0_000002_good"
-        ".png; {c}/train/good/Extract__job005__Micrographs__sub0__mic_a.0_000003_good.png; ...; "
+        "_000001_good.png; {c}/train/good/Extract__job005__Micrographs__sub0__mic_a.0_000003_good"
+        ".png; {c}/train/good/Extract__job005__Micrographs__sub0__mic_a.0_000004_good.png; ...; "
         "make them again with gen_data.py -c",
         remove("ClassBin/train/good"),
     ),

@@ -39,7 +39,11 @@ def test_one_model_averages_the_members(pair):
     members = [scores(one, windows) for one in network.split(model)]
     odds = [np.log(p / (1 - p)) for p in members]
     assert len(members) == 2 and not np.allclose(*members)
-    assert scores(model, windows) == pytest.approx(1 / (1 + np.exp(-np.mean(odds, axis=0))))
+    mean = 1 / (1 + np.exp(-np.mean(odds, axis=0)))
+    line = json.loads((pair / "ClassBin/model.json").read_text())["calibration"]
+    calibrated = 1 / (1 + np.exp(-line["slope"] * np.mean(odds, axis=0) - line["offset"]))
+    assert scores(network.uncalibrated(model), windows) == pytest.approx(mean, abs=1e-6)
+    assert scores(model, windows) == pytest.approx(calibrated, abs=1e-6)
 
 
 def test_what_is_said_of_members(pair, capsys):
