@@ -110,8 +110,8 @@ def _read(path, part, dataset):
     if not path.exists():
         raise ApbcError(f"{path}: not there; run gen_data.py again")
     block = relion.table(path, KIND, "window")
+    block.require(relion.MICROGRAPH, ROW, *([] if dataset["files"] else [PICTURE]))
     text = block.read()
-    block.require(relion.MICROGRAPH, ROW)
     kind = text[KIND].to_numpy(object)
     counts = dataset["counts"][part]
     found = {"good": int((kind == "good").sum()), "bad": int((kind != "good").sum())}

@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -112,7 +113,7 @@ def bench_data(folder, count, runs, where):
         lists = {kind: folder / f"{kind}.star" for kind in ("bad", "good")}
         out = folder / f"ours{next(fresh)}"
         options = {"from_micrographs": False, "size": SIZE, "seed": 0}
-        options |= {"window": None, "diameter": None}
+        options |= {"window": None, "diameter": None, "no_png": False}
         gen_data.generate(folder, lists, None, options, out, False)
 
     def naive():
@@ -152,7 +153,15 @@ def bench_training(folder, count, runs):
     classbin = ClassBin(folder, folder / "ours0")
     dataset = read_dataset_record(classbin.dataset)
     windows = samples.read(classbin, dataset)
-    pixels = samples.pixels(folder, classbin.folder, dataset, windows)
+    unpictured = replace(windows, picture=None)
+
+    def read(which):
+        with contextlib.redirect_stderr(io.StringIO()):  # lines of progress
+            return samples.pixels(folder, classbin.folder, dataset, which)
+
+    pixels = read(windows)
+    both = lambda: read(unpictured), lambda: read(windows)
+    compare("gen_model, windows from stacks, and from PNGs", *both, len(windows), "1", runs)
     index = gen_model.divide(windows, 0, 1)[0]["training"]
     array, labels = np.array(pixels[index])[..., None], windows.label[index]
     generator = tf.random.Generator.from_seed(0)
