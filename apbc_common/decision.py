@@ -10,7 +10,7 @@ from scipy import optimize, special
 from . import cli, direct, peaks
 from .classbin import KINDS
 
-FLAT = 0.005
+FLAT = 0.005  # of F1, that makes no difference
 SLIPS = 0.02  # of the labels, wrong by mistake: a few clear ones must not bend the line
 LEVELS = [round(0.01 * n, 2) for n in range(1, 100)]  # of chance, to say what is expected from
 PRIOR = 0.5, 1.5  # deviations of slope and offset
