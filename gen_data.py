@@ -133,7 +133,7 @@ def generate(project, starred, micrographs_star, options, out, clear):
     folders = [classbin.windows(part, kind) for part in PARTS for kind in KINDS]
     with run.writing(outputs, folders):
         if picture:
-            write_windows(classbin.folder, work, source.cut)
+            write_windows(classbin.folder, folders, work, source.cut)
         for part in PARTS:
             found = (one for listed in work.values() for one in listed if one.part == part)
             stacked = not options["from_micrographs"]
@@ -305,16 +305,15 @@ def _image(optics):
     return f"box {optics.box_angst:.1f} A ({optics.box} px of {optics.apix:.4g} A)"
 
 
-def write_windows(folder, work, cut):
+def write_windows(base, folders, work, cut):
     """Write each picture that is not there; each stack or micrograph is opened once."""
     from apbc_common import files, png
 
-    for part in PARTS:
-        for kind in KINDS:
-            os.makedirs(folder / part / kind, exist_ok=True)
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
     total = sum(map(len, work.values()))
     for name, found in cli.progress(work.items(), "windows", total, lambda item: len(item[1])):
-        targets = [(one.where, f"{folder}{os.sep}{picture_of(one)}") for one in found]
+        targets = [(one.where, f"{base}{os.sep}{picture_of(one)}") for one in found]
         missing = [(where, target) for where, target in targets if not os.path.exists(target)]
         if missing:
             made = cut(name, [where for where, _ in missing])

@@ -238,19 +238,19 @@ def score(model, pixels, windows, parts, batch):
     from apbc_common import learning, network
 
     testing = windows.part == "test"
-    held = [part["validation"] for part in parts]
+    listed, derived = (
+        np.flatnonzero(testing & which) for which in (windows.listed, ~windows.listed)
+    )
     models = network.split(model)
+    work = {
+        "training": [(model, np.unique(np.concatenate([part["training"] for part in parts])))],
+        "validation": [(one, part["validation"]) for one, part in zip(models, parts, strict=True)],
+        "testing": [(model, listed)],
+    }
+    if len(derived):
+        work["derived"] = [(model, derived)]
     if len(models) > 1:
-        work = {"training": [(model, np.flatnonzero(~testing))]}
-    else:
-        work = {"training": [(model, parts[0]["training"])]}
-    work["validation"] = list(zip(models, held, strict=True))
-    work["testing"] = [(model, np.flatnonzero(testing & windows.listed))]
-    if (testing & ~windows.listed).any():
-        work["derived"] = [(model, np.flatnonzero(testing & ~windows.listed))]
-    if len(models) > 1:
-        for number, member in enumerate(models, 1):
-            work[f"member {number}"] = [(member, np.flatnonzero(testing & windows.listed))]
+        work |= {f"member {number}": [(one, listed)] for number, one in enumerate(models, 1)}
     scores = {}
     for part, found in work.items():
         index = np.concatenate([index for _, index in found])

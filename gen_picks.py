@@ -28,7 +28,15 @@ MAX_BAD = 5.0  # per cent of the micrographs
 MOST_SHRUNK = 40  # times: beyond that a pixel size is wrong
 LISTS = ("picks", "candidates")
 OF_MICROGRAPHS = (
-    *("fdr", "stride", "border", "max_picks", "sample", "jobs", "max_bad", "invert", "extract"),
+    "fdr",
+    "stride",
+    "border",
+    "max_picks",
+    "sample",
+    "jobs",
+    "max_bad",
+    "invert",
+    "extract",
 )
 OF_PARTICLES = ("micrographs", "batch")
 
