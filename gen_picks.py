@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -343,11 +342,12 @@ def pick_all(work, todo, total, options):
     ApbcError
         If too many can't be used.
     """
-    results = pick_each(work, todo)
-    if (jobs := min(options["jobs"] or 1, len(todo))) > 1:
-        threads = max(1, len(os.sched_getaffinity(0)) // jobs)
-        job = functools.partial(pick_share, work, threads)
+    jobs = max(1, min(options["jobs"] or 1, len(todo)))
+    job = functools.partial(pick_each, work, jobs)
+    if jobs > 1:
         results = parallel.spread(job, (todo[start::jobs] for start in range(jobs)))
+    else:
+        results = job(todo)
     picks, bad, notes = 0, [], []
 
     def said(done, spent):
@@ -386,8 +386,10 @@ def skip(fault, bad, total, options):
         )
 
 
-def pick_each(work, todo):
+def pick_each(work, jobs, todo):
     """Pick micrographs of (name, A a pixel) one by one, each read while the last is scored.
+
+    It is one of ``jobs`` processes that share the cores.
 
     Yields
     ------
@@ -398,6 +400,7 @@ def pick_each(work, todo):
     if not todo:
         return
     settings = work.settings
+    network.share_cores(jobs)
     model = network.load_model(work.model_file, work.record)
     picker = direct.Picker(
         model,
@@ -429,14 +432,6 @@ def prepare_each(project, picker, todo):
             yield name, prepared, "", note
         except (ApbcError, OSError, MemoryError) as err:
             yield name, None, cli.explain(err, project / name), ""
-
-
-def pick_share(work, threads, todo):
-    """Pick as `pick_each` does, with so many cores: in a process of its own."""
-    from apbc_common import network
-
-    network.limit_threads(threads)
-    yield from pick_each(work, todo)
 
 
 def write_lists(project, classbin, listed, done):

@@ -92,9 +92,10 @@ def image(path) -> np.ndarray:
     stack = Stack(path)
     data = stack.read([0])[0]
     stack.close()
-    if not np.isfinite(data).all():
+    least, most = data.min(), data.max()  # NaN where one pixel is
+    if not np.isfinite([least, most]).all():
         raise MrcError(f"{path}: {np.count_nonzero(~np.isfinite(data))} pixels are not finite")
-    if data.min() == data.max():
+    if least == most:
         raise MrcError(f"{path}: every pixel is {data.flat[0]:g}")
     low, high = np.percentile(data.flat[:: 1 + data.size // SAMPLED], ALMOST_ALL)
     if low == high:

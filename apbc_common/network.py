@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from pathlib import Path
@@ -29,12 +30,18 @@ def keras():
     return keras
 
 
-def limit_threads(count):
-    """Let TensorFlow use so many cores; call it before anything is computed."""
+def share_cores(processes):
+    """Let each of so many processes score with its part of the cores; call it before any does.
+
+    The two sides of `both_ways` are computed at a time, each with half the threads: threads that
+    outnumber the cores wait for one another, most of all while another micrograph is made ready.
+    """
     keras()
     import tensorflow as tf
 
-    tf.config.threading.set_intra_op_parallelism_threads(count)
+    threads = max(1, len(os.sched_getaffinity(0)) // (2 * processes))
+    with contextlib.suppress(RuntimeError):  # TensorFlow has begun: it keeps what it has
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
 
 
 def build_model(size):

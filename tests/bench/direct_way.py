@@ -166,6 +166,7 @@ def bench_overlap(folder, lengths, runs):
     work = gen_picks.Work(folder, classbin, model_file, record, settings)
     listed = relion.read_micrographs(folder / f"list{some}.star")
     todo = list(listed.apix_by_name().items())
+    network.share_cores(1)
     picker = direct.Picker(
         network.load_model(model_file, record),
         record["dataset"],
@@ -181,7 +182,7 @@ def bench_overlap(folder, lengths, runs):
 
     def both(count):
         start = time.perf_counter(), time.process_time()
-        for result in gen_picks.pick_each(work, todo[:count]):
+        for result in gen_picks.pick_each(work, 1, todo[:count]):
             if result.fault:
                 sys.exit(result.fault)
         return time.perf_counter() - start[0], time.process_time() - start[1]
