@@ -13,12 +13,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from apbc_common import ApbcError, __version__, cli
 from apbc_common.classbin import (
-    KINDS,
     ClassBin,
     Run,
     model_record,
@@ -27,11 +25,10 @@ from apbc_common.classbin import (
     write_json,
 )
 
-VALIDATION_SHARE = 0.2  # of the training windows
-MOST_MEMBERS = 20
+MOST = 20  # members, rounds
 METRICS = {"loss", "accuracy", "val_loss", "val_accuracy"}
 SHARES = 0.2, 0.1, 0.05, 0.02, 0.01  # of false picks, to say from where they are expected
-SEEDS = 1000  # between those of two members
+MOST_MICROGRAPHS = 20  # that the threshold of one network is chosen on
 
 
 def build_parser():
@@ -63,11 +60,19 @@ def build_parser():
     )
     parser.add_argument(
         "--members",
-        type=members,
+        type=few,
         default=1,
         metavar="N",
         help="networks whose scores are averaged, each taught without another part of the "
         "micrographs (default: 1)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=few,
+        default=1,
+        metavar="N",
+        help="of training: between two, good particles move to where they are found, and labels "
+        "that look wrong are left out; of windows from micrographs (default: 1)",
     )
     parser.add_argument(
         "--batch",
@@ -87,19 +92,22 @@ def build_parser():
     return parser
 
 
-def members(text) -> int:
-    """Argparse type: from 1 to MOST_MEMBERS."""
-    return cli.number(
-        text, int, lambda n: 1 <= n <= MOST_MEMBERS, f"a whole number from 1 to {MOST_MEMBERS}"
-    )
+def few(text) -> int:
+    """Argparse type: from 1 to MOST."""
+    return cli.number(text, int, lambda n: 1 <= n <= MOST, f"a whole number from 1 to {MOST}")
 
 
 def generate(project, data, out, options, clear):
     """Train, test and write everything."""
-    from apbc_common import network, results, samples
+    from apbc_common import network, results, rounds, samples, suspects
 
     source, target = ClassBin(project, data), ClassBin(project, out)
     dataset = read_dataset_record(source.dataset)
+    if options["rounds"] > 1 and dataset["source"] == "stack":
+        raise ApbcError(
+            f"--rounds {options['rounds']}: the windows of {source.folder} are from stacks, where "
+            "nothing can move; cut them from the micrographs with gen_data.py --from-micrographs"
+        )
     windows = samples.read(source, dataset)
     run = Run(target.record("gen_model"), project, {"dataset": source.dataset}, options, clear)
     trained = [target.model, model_record(target.model), target.training_log]
@@ -107,49 +115,34 @@ def generate(project, data, out, options, clear):
     if run.finished(outputs):
         print(f"finished before: nothing to do -> {target.model}")
         return
-    parts = divide(windows, options["seed"], options["members"])
+    parts = samples.divide(windows, options["members"], options["seed"])
     check_micrographs(project, dataset, windows, parts)
     if run.finished(trained):  # only what tells of the model is missing
         test(project, data, target.model, out, options["batch"])
         return
     pixels = samples.pixels(project, source.folder, dataset, windows)
-    with run.writing(outputs):
-        models, logs = train(pixels, windows, parts, options)
+    optional = [target.suspects, target.particles("rescued")]
+    if options["members"] > 1:
+        suspects.check(project, dataset)
+    with run.writing([*outputs, *optional]):
+        models, logs, windows, said = rounds.learn(
+            project, dataset, pixels, windows, parts, options
+        )
         model = network.both_ways(*models)
         scores = score(model, pixels, windows, parts, options["batch"])
-        model, decided = decide(project, model, dataset, windows, parts, scores)
+        model, decided, doubts = decide(project, model, dataset, windows, parts, scores)
         write_model(target, model, dataset, decided, options)
         write_json(target.training_log, logs)
         write_results(project, source, target, windows, scores, logs)
+        if options["members"] > 1:
+            said += suspects.report(project, target, dataset, windows, *doubts)
         run.finish({part: len(one["label"]) for part, one in scores.items()})
     for log in logs:
         last = {name: values[-1] for name, values in log.items()}
         print(f"{len(log['loss'])} epochs; loss {last['loss']:.3f}, val {last['val_loss']:.3f}")
     results.print_table(scores)
     print_decision(decided)
-    print(f"model, results and picture -> {target.folder}")
-
-
-def train(pixels, windows, parts, options):
-    """Train the members; return them and their histories."""
-    from apbc_common import learning
-
-    models, logs = [], []
-    for number, part in enumerate(parts):
-        note = f"{number + 1} of {len(parts)}: " if len(parts) > 1 else ""
-        model, log = learning.train(
-            pixels,
-            windows.label,
-            part["training"],
-            part["validation"],
-            options["epochs"],
-            options["batch"],
-            options["seed"] + SEEDS * number,
-            note,
-        )
-        models.append(model)
-        logs.append(log)
-    return models, logs
+    print("\n".join([*said, f"model, results and picture -> {target.folder}"]))
 
 
 def test(project, data, model_file, out, batch):
@@ -168,7 +161,7 @@ def test(project, data, model_file, out, batch):
         raise ApbcError(f"{target.testing_results}: already there; write elsewhere with --o DIR")
     logs = read_logs(Path(path).with_name(target.training_log.name))
     model = network.uncalibrated(network.load_model(path, record))
-    parts = divide(windows, record["options"]["seed"], len(network.split(model)))
+    parts = samples.divide(windows, len(network.split(model)), record["options"]["seed"])
     pixels = samples.pixels(project, source.folder, dataset, windows)
     scores = score(model, pixels, windows, parts, batch)
     write_results(project, source, target, windows, scores, logs)
@@ -196,35 +189,6 @@ def check_same_windows(path, taught, dataset):
             f"{taught['window_angst']:.1f} A; these have {dataset['window_px']} px, "
             f"{dataset['window_angst']:.1f} A"
         )
-
-
-def divide(windows, seed, count):
-    """Split the windows that are not for testing, for each of ``count`` members.
-
-    Returns dicts of 'training' and 'validation' to ndarrays of int. One member alone watches the
-    micrographs that the lists name for validation, or, where they name none, a fifth of each kind.
-    Several watch one part of the micrographs each.
-    """
-    import numpy as np
-
-    from apbc_common import samples
-
-    taught = windows.part != "test"
-    if count > 1:
-        fold = samples.folds(windows, count, seed)
-        held = [fold == number for number in range(count)]
-    elif "validation" in windows.part:
-        held = [windows.part == "validation"]
-    else:
-        held = [np.zeros(len(windows), bool)]
-        for label in (0, 1):
-            rows = np.flatnonzero(taught & (windows.label == label))
-            order = np.random.default_rng([seed, label]).permutation(rows)
-            held[0][order[: round(VALIDATION_SHARE * len(rows))]] = True
-    return [
-        {"training": np.flatnonzero(taught & ~part), "validation": np.flatnonzero(part)}
-        for part in held
-    ]
 
 
 def score(model, pixels, windows, parts, batch):
@@ -266,28 +230,40 @@ def score(model, pixels, windows, parts, batch):
 def decide(project, model, dataset, windows, parts, scores):
     """Choose the threshold on the validation part: windows of stacks, or peaks of micrographs.
 
-    Returns the model, calibrated in the latter case, and what its record says of that.
+    Returns
+    -------
+    model : keras.Model
+        In the latter case calibrated.
+    decided : dict
+        What its record says of that.
+    doubts : tuple of ndarray
+        Listed particles that their judge was not taught, and the chance that each label is wrong.
     """
-    from apbc_common import decision, network
+    import numpy as np
 
+    from apbc_common import decision, labels, network, rounds, survey
+
+    held = scores["validation"]
     if dataset["source"] == "stack":
-        held = scores["validation"]
-        threshold = decision.best_threshold(held["label"], held["probability"])
-        return model, {"threshold": threshold, "calibration": None}
-    labelled = []
-    for part in parts:
-        kind, source, where = (
-            column[part["validation"]] for column in (windows.kind, windows.source, windows.where)
+        rows, score, good = held["index"], held["probability"], held["label"] == 1
+        line = decision.fit_line(score, good)
+        threshold = decision.best_threshold(held["label"], score)
+        return (
+            model,
+            {"threshold": threshold, "calibration": None},
+            (rows, line.wrong(score, good)),
         )
-        labelled.append(
-            {
-                name: {one: where[(source == name) & (kind == one)] for one in KINDS}
-                for name in sorted(set(source))
-            }
-        )
-    found = asdict(decision.calibrate(project, network.split(model), dataset, labelled))
-    model = network.calibrate(model, found["slope"], found["offset"])
-    return model, {"threshold": found.pop("threshold"), "calibration": found}
+    asked = [part["validation"] for part in parts]
+    most = MOST_MICROGRAPHS if len(parts) == 1 else None
+    work = rounds.work(network.split(model), windows, asked, most)
+    found = survey.survey(project, dataset, work)
+    listed = windows.listed & np.isin(windows.source, found.names)
+    rows = np.flatnonzero(listed)
+    label, score = labels.at_peaks(found, windows, rows, dataset)
+    fit = decision.calibrate(found.score, label, len(found.names))
+    model = network.calibrate(model, fit.line.slope, fit.line.offset)
+    wrong = fit.line.wrong(score, windows.label[rows] == 1)
+    return model, {"threshold": fit.threshold, "calibration": fit.record()}, (rows, wrong)
 
 
 def print_decision(decided):
@@ -374,7 +350,9 @@ def main(argv=None) -> int:
         return cli.run(
             parser.prog, test, args.projpath, args.data, args.model, args.out, args.batch
         )
-    options = {name: getattr(args, name) for name in ("epochs", "batch", "members", "seed")}
+    options = {
+        name: getattr(args, name) for name in ("epochs", "batch", "members", "rounds", "seed")
+    }
     return cli.run(parser.prog, generate, args.projpath, args.data, args.out, options, args.clear)
 
 

@@ -130,8 +130,13 @@ class ClassBin:
         return self.picks_dir / "run_gen_picks.json"
 
     def particles(self, which) -> Path:
-        """Return the list of 'true', 'false' or 'unique' particles."""
+        """Return the list of 'true', 'false', 'unique' or 'rescued' particles."""
         return self.folder / f"particles_{which}.star"
+
+    @property
+    def suspects(self) -> Path:
+        """Return the list of training particles whose label the networks contradict."""
+        return self.folder / "suspects.star"
 
     @property
     def scores(self) -> Path:

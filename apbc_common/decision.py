@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from scipy import optimize, special
 
-from . import cli, direct, peaks
-from .classbin import KINDS
-
 FLAT = 0.005  # of F1, that makes no difference
-SLIPS = 0.02  # of the labels, wrong by mistake: a few clear ones must not bend the line
 LEVELS = [round(0.01 * n, 2) for n in range(1, 100)]  # of chance, to say what is expected from
-PRIOR = 0.5, 1.5  # deviations of slope and offset
-RADIUS = 0.3  # of the diameter, within which a peak is a listed particle
-MOST_MICROGRAPHS = 20  # that the threshold is chosen on
+PRIOR = 0.5, 1.5, 1.0, 1.0  # deviations of slope, offset, and the log odds of both kinds of slips
+SLIPS = 0.02  # of the labels of a list, wrong: what is taken for usual
+MOST_SLIPS = 0.5  # of them: beyond it a list is the other one
 
 
 def best_threshold(label, probability):
@@ -30,13 +26,73 @@ def best_threshold(label, probability):
 
 
 @dataclass(frozen=True)
+class Line:
+    """What a score says of a particle, and of its label.
+
+    Parameters
+    ----------
+    slope, offset : float
+        Of the line that turns a score's log odds into those that it is a particle's.
+    missed, false : float
+        Shares of the particles that are labelled bad, and of all else that is labelled good,
+        whatever the score.
+    """
+
+    slope: float = 1.0
+    offset: float = 0.0
+    missed: float = SLIPS
+    false: float = SLIPS
+
+    def odds(self, scores) -> np.ndarray:
+        """Return the log odds that it is a particle: float64, (N,), of probabilities (N,)."""
+        return self.slope * _odds(scores) + self.offset
+
+    def wrong(self, scores, good) -> np.ndarray:
+        """Return the chance that a label is wrong: float64 (N,), of scores and labels (N,)."""
+        chance = special.expit(self.odds(scores))
+        particle = np.where(good, 1 - self.missed, self.missed) * chance
+        other = np.where(good, self.false, 1 - self.false) * (1 - chance)
+        return np.where(good, other, particle) / (particle + other)
+
+
+def _odds(scores):
+    return special.logit(np.clip(scores, 1e-4, 1 - 1e-4))  # of four decimals: 0 and 1 occur
+
+
+def fit_line(scores, good) -> Line:
+    """Fit the chance that a label is good, as a straight line of log odds (Platt's scaling).
+
+    A label may be a slip, whatever the score: how many are is fitted with the line. Where labels
+    are few, all stays near `Line`'s defaults, give or take PRIOR.
+
+    Parameters
+    ----------
+    scores : ndarray, shape (N,)
+        Probabilities.
+    good : ndarray of bool, shape (N,)
+        Labels.
+    """
+    odds, usual = _odds(scores), (1.0, 0.0, *2 * [special.logit(SLIPS / MOST_SLIPS)])
+
+    def unlikely(line):
+        missed, false = MOST_SLIPS * special.expit(line[2:])
+        chance = special.expit(line[0] * odds + line[1])
+        chance = false + (1 - missed - false) * chance
+        away = (line - usual) / PRIOR
+        return -np.log(np.where(good, chance, 1 - chance)).sum() + (away**2).sum() / 2
+
+    slope, offset, *slips = optimize.minimize(unlikely, usual).x.tolist()
+    return Line(slope, offset, *(MOST_SLIPS * special.expit(slips)).tolist())
+
+
+@dataclass(frozen=True)
 class Calibration:
     """What peaks of micrographs that were not learnt from say of a score.
 
     Parameters
     ----------
-    slope, offset : float
-        Of the line that turns a network's logit into the log odds that a peak is good.
+    line : Line
+        Of the peaks that are listed particles.
     threshold : float
         The chance from which on picks are expected to have the best F1.
     expected : dict of str to list of float
@@ -44,47 +100,16 @@ class Calibration:
         are 'false'.
     """
 
-    slope: float
-    offset: float
+    line: Line
     threshold: float
     expected: dict
 
-
-def calibrate(project, models, dataset, labelled) -> Calibration:
-    """Learn what the scores of peaks mean.
-
-    Parameters
-    ----------
-    project : pathlib.Path
-    models : list of keras.Model
-    dataset : dict
-        Record of their data set.
-    labelled : list of dict of str to dict of str to ndarray, shape (N, 2)
-        Of each model, by micrographs that it has not learnt from and by kind ('good', 'bad') the
-        listed particles, in pixels of the micrograph.
-    """
-    most = -(-MOST_MICROGRAPHS // len(models))
-    work = [
-        (number, *item) for number, one in enumerate(labelled) for item in list(one.items())[:most]
-    ]
-    pickers = [
-        direct.Picker(model, dataset, floor=direct.FLOOR, **direct.defaults(dataset))
-        for model in models
-    ]
-    found = {"scores": [], "good": [], "bad": []}
-    for number, name, places in cli.progress(work, "validation micrographs"):
-        apix = dataset["micrographs"][name]["apix"]
-        prepared, _ = pickers[number].prepare(project / name, apix)
-        xy, probability = pickers[number].find(prepared)
-        found["scores"].append(probability)
-        for kind in KINDS:
-            near = peaks.match(xy, places[kind], RADIUS * dataset["diameter_angst"] / apix)
-            found[kind].append(near)
-    scores, good, bad = (np.concatenate(parts) for parts in found.values())
-    return fit(scores, good, bad & ~good, len(work))
+    def record(self) -> dict:
+        """Return what a model's record says of it."""
+        return {**asdict(self.line), "expected": self.expected}
 
 
-def fit(scores, good, bad, micrographs) -> Calibration:
+def calibrate(scores, label, micrographs) -> Calibration:
     """Learn from peaks what their scores mean.
 
     Lists are incomplete: what they do not hold is unknown, not wrong. So the chance that a peak is
@@ -94,8 +119,8 @@ def fit(scores, good, bad, micrographs) -> Calibration:
     ----------
     scores : ndarray, shape (N,)
         Probabilities of the peaks.
-    good, bad : ndarray of bool, shape (N,)
-        Which of them are listed, as what.
+    label : ndarray of int, shape (N,)
+        1 for the listed good, 0 for the bad, -1 for those that no list holds.
     micrographs : int
         That they are from.
 
@@ -106,14 +131,13 @@ def fit(scores, good, bad, micrographs) -> Calibration:
         of the best, since where it is flat the best is chance. 0.5, and scores as they are, if no
         listed good particle has a peak.
     """
-    known = good | bad
-    odds = special.logit(np.clip(scores, 1e-4, 1 - 1e-4))  # of four decimals: 0 and 1 occur
-    slope, offset = fit_odds(odds[known], good[known]) if good.any() else (1.0, 0.0)
-    odds = np.sort(slope * odds + offset)[::-1]
+    known, some = label >= 0, (label == 1).any()
+    line = fit_line(scores[known], label[known] == 1) if some else Line()
+    odds = np.sort(line.odds(scores))[::-1]
     chance = special.expit(odds)
     picks, right = np.arange(1, len(odds) + 1), chance.cumsum()
     threshold = 0.5
-    if good.any():
+    if some:
         f1 = 2 * right / (picks + right[-1])
         flat = odds[f1 >= f1.max() - FLAT]
         threshold = round(float(special.expit((flat[0] + flat[-1]) / 2)), 4)
@@ -124,7 +148,7 @@ def fit(scores, good, bad, micrographs) -> Calibration:
         "picks": (count / micrographs).round(2).tolist(),
         "false": (1 - right / np.maximum(count, 1)).round(4).tolist(),
     }
-    return Calibration(float(slope), float(offset), threshold, expected)
+    return Calibration(line, threshold, expected)
 
 
 def level(expected, share):
@@ -134,28 +158,3 @@ def level(expected, share):
     """
     rows = (dict(zip(expected, row, strict=True)) for row in zip(*expected.values(), strict=True))
     return next((row for row in rows if row["picks"] and row["false"] <= share), None)
-
-
-def fit_odds(odds, good):
-    """Fit the chance that a label is good, as a straight line of log odds (Platt's scaling).
-
-    SLIPS of the labels may be wrong on either side, whatever the score. Where labels are few, the
-    line stays near the scores' own: slope 1 and offset 0, give or take PRIOR.
-
-    Parameters
-    ----------
-    odds : ndarray, shape (N,)
-        Log odds of the scores.
-    good : ndarray of bool, shape (N,)
-
-    Returns
-    -------
-    slope, offset : float
-    """
-
-    def unlikely(line):
-        chance = SLIPS + (1 - 2 * SLIPS) * special.expit(line[0] * odds + line[1])
-        away = (line - (1, 0)) / PRIOR
-        return -np.log(np.where(good, chance, 1 - chance)).sum() + (away**2).sum() / 2
-
-    return optimize.minimize(unlikely, (1.0, 0.0)).x

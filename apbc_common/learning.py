@@ -14,8 +14,8 @@ SHOWN = 200_000  # windows in a training, each as often as that gives, within EP
 EPOCHS = 10, 60
 
 
-def train(pixels, label, training, validation, epochs, batch, seed, note=""):
-    """Train a network.
+def train(pixels, label, training, validation, epochs, batch, seed, note="", model=None, share=1.0):
+    """Train a network, or go on with it.
 
     The last weights are kept: as the rate has fallen to nothing, they are better than those of the
     least validation loss, which is that of few particles and was lucky.
@@ -32,18 +32,23 @@ def train(pixels, label, training, validation, epochs, batch, seed, note=""):
     batch, seed : int
     note : str
         What comes first in a line of progress.
+    model : keras.Model, optional
+        To go on with (default: a new one).
+    share : float
+        Of the epochs, to do now.
 
     Returns
     -------
     model : keras.Model
-        Of `network.build_model`.
+        As `network.build_model` makes it.
     log : dict of str to list of float
         Each metric of each epoch.
     """
     keras = network.keras()
     keras.utils.set_random_seed(seed)
-    model = network.build_model(pixels.shape[1])
+    model = model or network.build_model(pixels.shape[1])
     epochs = epochs or min(max(SHOWN // len(training), EPOCHS[0]), EPOCHS[1])
+    epochs = max(1, round(share * epochs))
     steps = -(-len(training) // batch) * epochs
     warm = max(1, round(WARM * steps))
     rate = keras.optimizers.schedules.CosineDecay(

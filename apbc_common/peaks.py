@@ -79,7 +79,7 @@ def best_apart(xy, distance):
 
 
 def match(xy, centres, distance):
-    """Return which places are at a centre, one to one, the best place first.
+    """Return which centre each place is at, one to one, the best place first.
 
     Parameters
     ----------
@@ -91,15 +91,21 @@ def match(xy, centres, distance):
 
     Returns
     -------
-    ndarray of bool, shape (N,)
+    ndarray of int, shape (N,)
+        The nearest centre that is free; -1 if there is none.
     """
-    right = np.zeros(len(xy), bool)
+    at = np.full(len(xy), -1)
     free = np.ones(len(centres), bool)
     if len(centres) and len(xy):
         near = cKDTree(centres).query_ball_point(xy, distance)
         for i, found in enumerate(near):
             found = [j for j in found if free[j]]
             if found:
-                free[min(found, key=lambda j: np.hypot(*(centres[j] - xy[i])))] = False
-                right[i] = True
-    return right
+                at[i] = min(found, key=lambda j: np.hypot(*(centres[j] - xy[i])))
+                free[at[i]] = False
+    return at
+
+
+def nearest(xy, others):
+    """Return how far each place, (N, 2), is from the nearest of others, (M, 2); inf for none."""
+    return cKDTree(others).query(xy)[0] if len(others) else np.full(len(xy), np.inf)

@@ -12,6 +12,7 @@ import numpy as np
 from . import ApbcError, cli, png, relion, star, windows
 from .classbin import KINDS, PARTS
 
+VALIDATION_SHARE = 0.2  # of the windows of stacks that are not for testing
 KIND, ROW, PICTURE = "apbcKind", "apbcRow", "apbcPicture"  # columns beside RELION's
 
 
@@ -137,6 +138,40 @@ def _read(path, part, dataset):
     return kind, source, where, micrograph, row, parts, picture
 
 
+def divide(samples, count, seed) -> list[dict]:
+    """Split the windows that are not for testing, for each of ``count`` networks.
+
+    One alone watches the micrographs that the lists name for validation, or, where they name none,
+    VALIDATION_SHARE of each kind. Several watch one part of the micrographs each.
+
+    Returns
+    -------
+    list of dict
+        'training' and 'validation': ndarrays of int.
+
+    Raises
+    ------
+    ApbcError
+        As `folds`.
+    """
+    taught = samples.part != "test"
+    if count > 1:
+        fold = folds(samples, count, seed)
+        held = [fold == number for number in range(count)]
+    elif "validation" in samples.part:
+        held = [samples.part == "validation"]
+    else:
+        held = [np.zeros(len(samples), bool)]
+        for label in (0, 1):
+            rows = np.flatnonzero(taught & (samples.label == label))
+            order = np.random.default_rng([seed, label]).permutation(rows)
+            held[0][order[: round(VALIDATION_SHARE * len(rows))]] = True
+    return [
+        {"training": np.flatnonzero(taught & ~part), "validation": np.flatnonzero(part)}
+        for part in held
+    ]
+
+
 def folds(samples, count, seed) -> np.ndarray:
     """Part the windows that are not for testing, by micrograph: fold of each, -1 for testing.
 
@@ -209,6 +244,13 @@ def pixels(project, folder, dataset, samples) -> np.ndarray:
             "make them again with gen_data.py -c"
         )
     return out
+
+
+def recut(project, dataset, samples, rows, out):
+    """Cut some of the windows anew, where they are now, into ``out`` of `pixels`."""
+    names, number = np.unique(samples.source[rows], return_inverse=True)
+    for index, some in cli.progress(_rows(number), "windows", len(rows), lambda one: len(one[1])):
+        out[rows[some]] = cut(project, dataset, names[index], samples.where[rows[some]])
 
 
 def _rows(number):

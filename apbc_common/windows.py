@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import ApbcError, images, mrc, relion
+from . import ApbcError, images, mrc, peaks, relion
 from .classbin import KINDS
 
 TEST_SHARE = 0.2  # of the particles, or of the micrographs
@@ -294,7 +294,7 @@ class Micrographs:
         centre = np.repeat(self._xy(name, kind), count * TRIES, axis=0)
         angle, radius = rng.uniform(0, 2 * np.pi, len(centre)), rng.uniform(near, far, len(centre))
         xy = centre + unit * radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        away = _nearest(xy, self._xy(name, "good")) >= OFFCENTRE[0] * unit * (1 - 1e-9)
+        away = peaks.nearest(xy, self._xy(name, "good")) >= OFFCENTRE[0] * unit * (1 - 1e-9)
         fits = (self._inside(name, xy) & away).reshape(-1, TRIES)
         first = np.arange(len(fits)) * TRIES + fits.argmax(axis=1)
         return xy[first[fits.any(axis=1)]]
@@ -305,7 +305,7 @@ class Micrographs:
         wanted = PER_GOOD["empty"] * len(self._xy(name, "good"))
         xy = rng.uniform((0, 0), (size.nx - 1, size.ny - 1), (TRIES * wanted, 2))
         far = FAR * self.geometry.box / self.apix[name]
-        return xy[_nearest(xy, listed) >= far][:wanted]
+        return xy[peaks.nearest(xy, listed) >= far][:wanted]
 
     def narrow(self, angst):
         """Let the windows cover so much."""
@@ -338,13 +338,6 @@ class Micrographs:
                 name: {"apix": self.apix[name], "part": self.parts[name]} for name in self.names
             },
         }
-
-
-def _nearest(xy, others):
-    """Return the distance of each place to the nearest of others; inf where there is none."""
-    from scipy.spatial import cKDTree
-
-    return cKDTree(others).query(xy)[0] if len(others) else np.full(len(xy), np.inf)
 
 
 def flat_names(paths):

@@ -148,7 +148,7 @@ def teach(project, name, learn, seed, *options):
     """Make windows and a model in a folder of its own; return the model's path."""
     folder = project / name
     data = ["-g", "Select/good/particles.star", "-b", "Select/bad/particles.star", "-m", learn]
-    ours(gen_data, project, *data, "--o", folder, "--seed", seed, *options)
+    ours(gen_data, project, *data, "--o", folder, "--seed", seed, "--no-png", *options)
     ours(gen_model, project, "--data", folder, "--o", folder, "--seed", seed)
     return folder / "model.h5"
 
@@ -272,12 +272,10 @@ def leave_one_out(project, labels, seed, windows):
             ours(
                 gen_data, project, "--from-micrographs", "-g", fold / "good.star",
                 "-b", fold / "bad.star", "-m", "micrographs_ctf.star", "--diameter", 180,
-                "--window", f"{angst:.1f}", "--o", fold, "--seed", seed,
+                "--window", f"{angst:.1f}", "--o", fold, "--seed", seed, "--no-png",
             )  # fmt: skip
             ours(gen_model, project, "--data", fold, "--o", fold, "--seed", seed)
-            pick(project, fold / "model.h5", fold / "test.star", fold.name)
-            for part in ("train", "test"):
-                shutil.rmtree(fold / part)
+            pick(project, fold / "model.h5", fold / "left_out.star", fold.name)
         for found, path in zip((picks, candidates), lists, strict=True):
             found |= score.read_picks([path])
         print(f"seed {seed}: {number + 1} of {len(names)} picked", file=sys.stderr, flush=True)
@@ -293,7 +291,7 @@ def make_fold(project, fold, labels, left_out):
         relion.copy_particles(particles, fold / f"{kind}.star", keep, {})
     text = (project / "micrographs_ctf.star").read_text().splitlines()
     kept = [line for line in text if "Micrographs/" not in line or left_out in line]
-    (fold / "test.star").write_text("\n".join(kept) + "\n")
+    (fold / "left_out.star").write_text("\n".join(kept) + "\n")
 
 
 def bootstrap(measure, stems, count=1000):

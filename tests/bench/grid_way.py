@@ -28,7 +28,6 @@ from PIL import Image  # noqa: E402
 from watch import watch  # noqa: E402
 
 import gen_data  # noqa: E402
-import gen_model  # noqa: E402
 from apbc_common import grid, images, learning, mrc, network, relion, samples, star  # noqa: E402
 from apbc_common.classbin import ClassBin, read_dataset_record  # noqa: E402
 
@@ -162,7 +161,7 @@ def bench_training(folder, count, runs):
     pixels = read(windows)
     both = lambda: read(unpictured), lambda: read(windows)
     compare("gen_model, windows from stacks, and from PNGs", *both, len(windows), "1", runs)
-    index = gen_model.divide(windows, 0, 1)[0]["training"]
+    index = samples.divide(windows, 1, 0)[0]["training"]
     array, labels = np.array(pixels[index])[..., None], windows.label[index]
     generator = tf.random.Generator.from_seed(0)
     in_memory = (

@@ -28,7 +28,6 @@ from conftest import (
 )
 from PIL import Image
 
-import gen_model
 from apbc_common import classbin, images, mrc, peaks, relion, samples, star, windows
 
 MICROGRAPHS = "CtfFind/job003/micrographs_ctf.star"
@@ -173,7 +172,7 @@ def test_particles_off_their_centre_are_recentred(project):
 
 def test_no_micrograph_is_in_two_parts(taught):
     listed = read_samples(taught)
-    (parts,) = gen_model.divide(listed, 0, 1)
+    (parts,) = samples.divide(listed, 1, 0)
     parts["testing"] = np.flatnonzero(listed.part == "test")
     held = {part: set(listed.source[index]) for part, index in parts.items()}
     assert sorted(map(len, held.values())) == [1, 1, 1] and len(set.union(*held.values())) == 3
@@ -216,7 +215,7 @@ def test_the_particles_are_picked_and_nothing_else(taught, capsys):
     right, offsets = 0, []
     for name, centres in truth(taught).items():
         xy, scores = found[name]
-        right += peaks.match(xy, centres, 0.3 * DIAMETER / APIX).sum()
+        right += (peaks.match(xy, centres, 0.3 * DIAMETER / APIX) >= 0).sum()
         gaps = xy[:, None] - centres
         nearest = np.hypot(*gaps.transpose(2, 0, 1)).argmin(axis=1)
         offsets += list(gaps[np.arange(len(xy)), nearest])
@@ -293,7 +292,7 @@ def test_the_share_of_false_picks_chooses_the_threshold(taught, capsys):
 def test_every_stride_finds_the_same_particles(taught, stride):
     assert taught.call("gen_picks", *PICK, "--stride", stride, "--threshold", 0.5) == 0
     for name, centres in truth(taught).items():
-        right = peaks.match(picked(taught, name)[0], centres, 0.3 * DIAMETER / APIX)
+        right = peaks.match(picked(taught, name)[0], centres, 0.3 * DIAMETER / APIX) >= 0
         assert right.sum() >= 11
 
 
@@ -328,7 +327,7 @@ def test_each_micrograph_is_brought_to_the_models_scale(taught):
         factor = 2 if name in NAMES[:2] else 1
         inside = ((finer > BOX / 2 * factor + 1) & (finer < (511 - BOX / 2) * factor - 1)).all(1)
         assert inside.sum() >= 11
-        assert peaks.match(finer[inside] / factor, xy, 0.5).all()
+        assert (peaks.match(finer[inside] / factor, xy, 0.5) >= 0).all()
         assert others[:11] == pytest.approx(scores[:11], abs=0.01)
 
 
@@ -375,7 +374,7 @@ def test_a_model_of_stacks_picks_with_a_warning(trained, capsys, known):
     assert record(trained, f"{PICKS}/run_gen_picks.json")["options"]["invert"] is True
     for name, centres in truth(trained).items():
         xy, _ = picked(trained, name, which="candidates")
-        assert peaks.match(xy, centres, 0.4 * DIAMETER / APIX).sum() >= 9  # of 12
+        assert (peaks.match(xy, centres, 0.4 * DIAMETER / APIX) >= 0).sum() >= 9  # of 12
 
 
 def test_the_contrast_is_turned_round(taught):
@@ -386,7 +385,7 @@ def test_the_contrast_is_turned_round(taught):
     assert taught.call("gen_picks", *PICK, "--invert", "--o", "other") == 0
     for name in NAMES:
         one, other = (picked(taught, name, out)[0] for out in ("one", "other"))
-        assert len(one) == len(other) and peaks.match(one, other, 0.2).all()
+        assert len(one) == len(other) and (peaks.match(one, other, 0.2) >= 0).all()
 
 
 def test_picks_of_a_job_lie_in_its_folder(taught):

@@ -70,10 +70,11 @@ def test_maxima_do_not_depend_on_how_the_map_lies(scores):
 @QUICK
 @given(PLACES, PLACES, st.floats(0.5, 15))
 def test_match_is_one_to_one_and_leaves_no_pair_behind(xy, centres, distance):
-    right = peaks.match(xy, centres, distance)
+    at = peaks.match(xy, centres, distance)
+    right = at >= 0
     near = np.hypot(*(xy[:, None] - centres[None]).transpose(2, 0, 1)) <= distance
-    assert right.shape == (len(xy),) and right.sum() <= len(centres)
-    assert near[right].any(axis=1).all()
+    assert right.shape == (len(xy),) and len(set(at[right])) == right.sum()
+    assert near[right, at[right]].all()
     if len(xy) and near[0].any():
         assert right[0]  # the best comes first
     for i in np.flatnonzero(~right):  # each centre near it went to a better one

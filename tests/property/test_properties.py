@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 import gen_grid
-import gen_model
 from apbc_common import images, peaks, samples, star, windows
 
 QUICK = settings(
@@ -176,11 +175,11 @@ def test_training_and_validation_are_disjoint_and_complete(good, bad, more, less
         part += [name] * count
     columns = np.array(kind, object), *[np.arange(len(kind))] * 4, np.array(part, object), None
     listed = samples.Samples(*columns)
-    (found,) = gen_model.divide(listed, seed, 1)
+    (found,) = samples.divide(listed, 1, seed)
     assert sorted(np.concatenate(list(found.values()))) == list(range(good + bad))
     for label, count in enumerate((bad, good)):
         assert (listed.label[found["validation"]] == label).sum() == round(0.2 * count)
-    (again,) = gen_model.divide(samples.Samples(*columns), seed, 1)
+    (again,) = samples.divide(samples.Samples(*columns), 1, seed)
     assert all((found[name] == again[name]).all() for name in found)
 
 
@@ -198,7 +197,7 @@ def test_each_member_watches_other_micrographs_and_together_they_watch_all(each,
     part = np.array(["train"] * len(kind) + ["test"], object)
     kind, group = (np.array([*column, column[0]], object) for column in (kind, group))
     listed = samples.Samples(kind, group, group, group, np.arange(len(kind)), part, None)
-    found = gen_model.divide(listed, seed, count)
+    found = samples.divide(listed, count, seed)
     assert len(found) == count
     watched = [set(group[one["validation"]]) for one in found]
     assert set.union(*watched) == set(group[:-1]) and sum(map(len, watched)) == len(each)

@@ -83,19 +83,19 @@ def test_a_place_that_was_left_out_takes_none_with_it():
 
 def test_match_is_one_to_one_and_the_best_comes_first():
     centres = np.array([[0, 0], [10, 0.0]])
-    right = peaks.match(np.array([[1, 0], [0, 0], [9, 0], [30, 0], [10, 0.0]]), centres, 3)
-    assert right.tolist() == [True, False, True, False, False]
+    at = peaks.match(np.array([[1, 0], [0, 0], [9, 0], [30, 0], [10, 0.0]]), centres, 3)
+    assert at.tolist() == [0, -1, 1, -1, -1]
 
 
 def test_match_takes_the_nearest_free_centre_within_the_distance():
     centres = np.array([[0, 0], [4, 0.0]])
-    assert peaks.match(np.array([[1, 0], [0, 0.0]]), centres, 3).tolist() == [True, False]
-    assert peaks.match(np.array([[1, 0], [1, 0.0]]), centres, 3).tolist() == [True, True]
-    assert peaks.match(np.array([[7, 0.0]]), centres, 3).tolist() == [True]
-    assert peaks.match(np.array([[7.01, 0]]), centres, 3).tolist() == [False]
+    assert peaks.match(np.array([[1, 0], [0, 0.0]]), centres, 3).tolist() == [0, -1]
+    assert peaks.match(np.array([[1, 0], [1, 0.0]]), centres, 3).tolist() == [0, 1]
+    assert peaks.match(np.array([[7, 0.0]]), centres, 3).tolist() == [1]
+    assert peaks.match(np.array([[7.01, 0]]), centres, 3).tolist() == [-1]
 
 
 @pytest.mark.parametrize("count", [(0, 3), (3, 0), (0, 0)])
 def test_match_of_nothing(count):
     places, centres = (np.zeros((n, 2)) for n in count)
-    assert peaks.match(places, centres, 5).tolist() == [False] * count[0]
+    assert peaks.match(places, centres, 5).tolist() == [-1] * count[0]

@@ -14,10 +14,14 @@ def scores(seed, particles=2000, others=2000):
     return 1 / (1 + np.exp(-odds)), np.arange(particles + others) < particles
 
 
+def fit(probability, good, bad, micrographs=1):
+    return decision.calibrate(probability, np.where(good, 1, np.where(bad, 0, -1)), micrographs)
+
+
 def cut_of(probability, good, bad):
     """The threshold, as a score before it is calibrated."""
-    found = decision.fit(probability, good, bad, 1)
-    return special.expit((special.logit(found.threshold) - found.offset) / found.slope)
+    found = fit(probability, good, bad)
+    return special.expit((special.logit(found.threshold) - found.line.offset) / found.line.slope)
 
 
 def f1(probability, right, cut):
@@ -75,10 +79,12 @@ def test_the_line_of_log_odds_is_found_and_few_labels_leave_it_where_it_was():
     rng = np.random.default_rng(0)
     odds = rng.normal(0, 3, 20_000)
     good = rng.random(len(odds)) < special.expit(0.7 * odds - 2)
-    # A little steeper: SLIPS takes part of the wrong for mistakes.
-    assert decision.fit_odds(odds, good) == pytest.approx((0.8, -2.3), abs=0.1)
-    two = decision.fit_odds(np.array([2.0, -2.0]), np.array([True, False]))
-    assert two == pytest.approx((1.1, 0), abs=0.2)
+    line = decision.fit_line(special.expit(odds), good)
+    assert (line.slope, line.offset) == pytest.approx((0.7, -2), abs=0.1)
+    assert max(line.missed, line.false) < 0.02
+    line = decision.fit_line(np.array([0.9, 0.1]), np.array([True, False]))
+    assert (line.slope, line.offset) == pytest.approx((1.1, 0), abs=0.2)
+    assert (line.missed, line.false) == pytest.approx((0.02, 0.02), abs=0.005)
 
 
 def test_what_is_expected_is_what_comes():
@@ -86,8 +92,8 @@ def test_what_is_expected_is_what_comes():
     rng = np.random.default_rng(0)
     odds = np.concatenate([rng.normal(1, 1.4, 4000), rng.normal(-1, 1.4, 8000)])
     right, listed = np.arange(len(odds)) < 4000, rng.random(len(odds)) < 0.05
-    found = decision.fit(special.expit(odds + 3), right & listed, ~right & listed, 10)
-    chance = special.expit(found.slope * (odds + 3) + found.offset)
+    found = fit(special.expit(odds + 3), right & listed, ~right & listed, 10)
+    chance = special.expit(found.line.odds(special.expit(odds + 3)))
     for low in np.arange(0.1, 0.9, 0.1):
         some = (chance >= low) & (chance < low + 0.1)
         assert chance[some].mean() == pytest.approx(right[some].mean(), abs=0.06)
@@ -100,3 +106,17 @@ def test_what_is_expected_is_what_comes():
     assert level["false"] <= 0.2
     assert decision.level(found.expected, 0.19)["from"] >= level["from"] > found.threshold / 2
     assert decision.level({"from": [0.1, 0.2], "picks": [3, 0], "false": [0.5, 0]}, 0.1) is None
+
+
+@pytest.mark.parametrize(("missed", "false"), [(0.0, 0.0), (0.05, 0.05), (0.3, 0.0), (0.05, 0.2)])
+def test_how_many_labels_are_slips_is_found_and_which(missed, false):
+    probability, right = scores(0, particles=3000)
+    rng = np.random.default_rng(3)
+    slip = rng.random(len(right)) < np.where(right, missed, false)
+    line = decision.fit_line(probability, right ^ slip)
+    assert (line.missed, line.false) == pytest.approx((missed, false), abs=0.02)
+    wrong = line.wrong(probability, right ^ slip)
+    assert wrong[right ^ slip].mean() == pytest.approx(slip[right ^ slip].mean(), abs=0.02)
+    assert wrong[~(right ^ slip)].mean() == pytest.approx(slip[~(right ^ slip)].mean(), abs=0.02)
+    if slip.any():
+        assert slip[np.argsort(-wrong)[: slip.sum() // 2]].mean() > 0.95

@@ -1,0 +1,107 @@
+"""Labels held against what networks say that have not learnt from them: moved, doubted, left out.
+
+A network learns from places that people and programs chose. Some are off the centre, some are in
+the wrong list, and some that count as empty hold a particle that nobody listed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from . import decision, direct
+from .windows import OFFCENTRE
+
+RADIUS = 0.3  # of the diameter, within which a peak is a listed particle
+REACH = 0.2  # of the box, that a good particle may move
+LIKELY = 0.5  # chance from which a label is taken for wrong, a peak for a particle
+
+
+def at_peaks(survey, samples, rows, dataset):
+    """Return the label of each peak that is a listed particle, and the score of each particle.
+
+    Parameters
+    ----------
+    survey : survey.Survey
+    samples : samples.Samples
+    rows : ndarray of int
+        The listed particles of the micrographs surveyed.
+    dataset : dict
+
+    Returns
+    -------
+    label : ndarray of int
+        Of each peak: 1 good, 0 bad, -1 for those that are none of the listed.
+    score : ndarray of float64
+        Of each of ``rows``: its peak's, or the least there is for one that has none.
+    """
+    window = survey.match(samples, rows, RADIUS * dataset["diameter_angst"])
+    score = np.full(len(samples), direct.FLOOR)
+    score[window[window >= 0]] = survey.score[window >= 0]
+    return np.where(window >= 0, samples.label[window], -1), score[rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class Revision:
+    """Labels that were revised.
+
+    Parameters
+    ----------
+    samples : samples.Samples
+        With the good moved to where they are.
+    moved : ndarray of bool, shape (N,)
+        Which are somewhere else now.
+    kept : ndarray of bool, shape (N,)
+        Which to learn from.
+    said : str
+        What was done, for people.
+    """
+
+    samples: object
+    moved: np.ndarray
+    kept: np.ndarray
+    said: str
+
+
+def revise(survey, samples, dataset) -> Revision:
+    """Move good particles to their peaks, and leave out what can't be learnt from.
+
+    A peak counts if it is more likely a particle than not. Left out are listed particles the label
+    of which is more likely wrong than right, and windows that are there to be negatives but lie on
+    such a peak.
+
+    Parameters
+    ----------
+    survey : survey.Survey
+        Of the micrographs to learn from.
+    samples : samples.Samples
+        Of micrographs.
+    dataset : dict
+    """
+    here = np.isin(samples.source, survey.names)
+    listed, derived = (np.flatnonzero(here & which) for which in (samples.listed, ~samples.listed))
+    good = np.flatnonzero(here & (samples.label == 1))
+    label, score = at_peaks(survey, samples, listed, dataset)
+    line = decision.fit_line(survey.score[label >= 0], label[label >= 0] == 1)
+    kept = np.ones(len(samples), bool)
+    kept[listed] = line.wrong(score, samples.label[listed] == 1) < LIKELY
+    wrong = int((~kept).sum())
+    sure = survey.of(line.odds(survey.score) >= 0)
+    kept[derived] = ~sure.near(samples, derived, OFFCENTRE[0] * dataset["box_angst"])
+    window = sure.match(samples, good, REACH * dataset["box_angst"])
+    at = window[window >= 0]
+    where = samples.where.copy()
+    where[at] = sure.xy[window >= 0]
+    away = (where - samples.where)[at]
+    away *= np.array([survey.apix[name] for name in samples.source[at]])[:, None]
+    moved = np.zeros(len(samples), bool)
+    moved[at] = True
+    said = (
+        f"{len(at)} of {len(good)} good particles moved, half of them by more than "
+        f"{np.median(np.hypot(*away.T)) if len(at) else 0:.1f} A, all by "
+        + "{:.1f}, {:.1f} A on average".format(*(away.mean(axis=0) if len(at) else (0, 0)))
+        + f"; {wrong} of {len(listed)} labels and {len(derived) - kept[derived].sum()} of "
+        f"{len(derived)} negatives left out"
+    )
+    return Revision(dataclasses.replace(samples, where=where), moved, kept, said)

@@ -1,0 +1,82 @@
+"""Training in rounds: networks learn, say what they think of their labels, and learn on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import labels, learning, network, samples
+from . import survey as surveys
+
+SEEDS = 1000  # between those of two members
+
+
+def learn(project, dataset, pixels, windows, parts, options):
+    """Train networks.
+
+    After each round but the last the labels are revised by what the networks say of micrographs:
+    each of those that it was not taught, one alone of all. Then training goes on.
+
+    Parameters
+    ----------
+    project : pathlib.Path
+    dataset : dict
+        Record of the data set.
+    pixels : ndarray of uint8, shape (N, size, size)
+        Of the windows; those of moved ones are cut anew.
+    windows : samples.Samples
+    parts : list of dict
+        From `samples.divide`: one for each network.
+    options : dict
+        'rounds', 'epochs' (None: `learning` decides), 'batch', 'seed'.
+
+    Returns
+    -------
+    models : list of keras.Model
+    logs : list of dict
+        History of each.
+    windows : samples.Samples
+        With the good where they are thought to be.
+    said : list of str
+        Of each revision, for people.
+    """
+    models, logs, said = [None] * len(parts), [{} for _ in parts], []
+    kept, rounds = np.ones(len(windows), bool), options["rounds"]
+    for number in range(1, rounds + 1):
+        for member, part in enumerate(parts):
+            names = (("round", number, rounds), ("member", member + 1, len(parts)))
+            models[member], log = learning.train(
+                pixels,
+                windows.label,
+                part["training"][kept[part["training"]]],
+                part["validation"],
+                options["epochs"],
+                options["batch"],
+                options["seed"] + SEEDS * (member + len(parts) * (number - 1)),
+                "".join(f"{what} {n}/{count}, " for what, n, count in names if count > 1),
+                models[member],
+                1 / rounds,
+            )
+            for name, values in log.items():
+                logs[member].setdefault(name, []).extend(values)
+        if number < rounds:
+            asked = [part["validation"] for part in parts]
+            if len(parts) == 1:
+                asked = [np.flatnonzero(windows.part != "test")]
+            both = [network.both_ways(model) for model in models]
+            found = surveys.survey(project, dataset, work(both, windows, asked))
+            revision = labels.revise(found, windows, dataset)
+            windows, kept = revision.samples, revision.kept
+            samples.recut(project, dataset, windows, np.flatnonzero(revision.moved), pixels)
+            said.append(f"after round {number}: {revision.said}")
+    return models, logs, windows, said
+
+
+def work(models, windows, asked, most=None):
+    """Return the micrographs of some windows to ask each model about, as `survey.survey` takes it.
+
+    ``asked`` are indices of windows, for each model; of each at most ``most`` micrographs.
+    """
+    return [
+        (model, sorted(set(windows.source[rows]))[:most])
+        for model, rows in zip(models, asked, strict=True)
+    ]
