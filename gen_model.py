@@ -128,7 +128,7 @@ def generate(project, data, out, options, clear):
         models, logs, windows, said = rounds.learn(
             project, dataset, pixels, windows, parts, options
         )
-        model = network.both_ways(*models)
+        model = network.all_ways(*models)
         scores = score(model, pixels, windows, parts, options["batch"])
         model, decided, doubts = decide(project, model, dataset, windows, parts, scores)
         write_model(target, model, dataset, decided, options)

@@ -93,7 +93,7 @@ class Picker:
         beyond = max(0, size // 2 - int(self.border / self.apix))  # windows reach over the border
         padded = np.pad(grey, beyond, mode="reflect") if beyond else grey
         xy, logits = peaks.maxima(self._dense(padded), self.least)
-        xy = (xy * self._dense.stride + (size - 1) / 2 - beyond) * scale  # of `both_ways`
+        xy = (xy * self._dense.stride + (size - 1) / 2 - beyond) * scale  # of `all_ways`
         kept = peaks.best_apart(xy, self.min_distance / apix)
         margin = math.ceil(self.border / apix)  # RELION cuts coordinates to whole pixels
         last = np.array(grey.shape[::-1]) * scale - 1

@@ -16,6 +16,7 @@ DENSE = (128, 64)  # units of the two fully connected layers
 DROPOUT = 0.5
 TILE = 800  # pixels of a micrograph scored at a time, along each axis
 CALIBRATION = "calibration"  # the layer that `calibrate` adds
+TURNS = 4  # of a window, all scored
 LOGIT = "logit"  # the layer before the sigmoid; peaks are ranked by it, since sigmoids tie at 1
 
 
@@ -33,13 +34,13 @@ def keras():
 def share_cores(processes):
     """Let each of so many processes score with its part of the cores; call it before any does.
 
-    The two sides of `both_ways` are computed at a time, each with half the threads: threads that
+    The TURNS of `all_ways` are computed at a time, each with its part of the threads: threads that
     outnumber the cores wait for one another, most of all while another micrograph is made ready.
     """
     keras()
     import tensorflow as tf
 
-    threads = max(1, len(os.sched_getaffinity(0)) // (2 * processes))
+    threads = max(1, len(os.sched_getaffinity(0)) // (TURNS * processes))
     with contextlib.suppress(RuntimeError):  # TensorFlow has begun: it keeps what it has
         tf.config.threading.set_intra_op_parallelism_threads(threads)
 
@@ -76,12 +77,12 @@ def build_model(size):
     return k.Model(windows, layers.Activation("sigmoid", name="probability")(x))
 
 
-def both_ways(*models):
-    """Return a model that averages what networks say of a window and of its half turn.
+def all_ways(*models):
+    """Return a model that averages what networks say of a window and of its quarter turns.
 
-    Of each network there are two, of the same weights, the second with its kernels turned. The
-    average has no direction of its own: its score of a symmetric particle is highest where the
-    particle is centred, at (size - 1) / 2.
+    Of each network there are TURNS, of the same weights, with their kernels turned. The average
+    has no direction of its own: its score of a symmetric particle is highest where the particle is
+    centred, at (size - 1) / 2.
 
     Parameters
     ----------
@@ -96,12 +97,13 @@ def both_ways(*models):
     k = keras()
     nets = []
     for number, model in enumerate(models, 1):
-        turned = k.models.clone_model(model)
-        turned.set_weights([w[::-1, ::-1] if w.ndim == 4 else w for w in model.get_weights()])
-        nets += [
-            k.Model(each.input, each.get_layer("score").output, name=f"{name}{number}")
-            for name, each in (("upright", model), ("turned", turned))
-        ]
+        for turn in range(TURNS):
+            turned = k.models.clone_model(model)
+            turned.set_weights(
+                [np.rot90(w, turn) if w.ndim == 4 else w for w in model.get_weights()]
+            )
+            score = turned.get_layer("score").output
+            nets.append(k.Model(turned.input, score, name=f"network{number}turn{turn}"))
     return _average(nets)
 
 
@@ -111,7 +113,7 @@ def calibrate(model, slope, offset):
     Parameters
     ----------
     model : keras.Model
-        Of `both_ways`.
+        Of `all_ways`.
     slope, offset : float
 
     Returns
@@ -132,9 +134,9 @@ def uncalibrated(model):
 
 
 def split(model):
-    """Return the models of one network each, both ways, whose logits a model averages."""
+    """Return the models of one network each, all ways, whose logits a model averages."""
     nets = _members(model)
-    return [_average(nets[start : start + 2]) for start in range(0, len(nets), 2)]
+    return [_average(nets[start : start + TURNS]) for start in range(0, len(nets), TURNS)]
 
 
 def _average(nets):
@@ -279,7 +281,7 @@ class Dense:
     Parameters
     ----------
     model : keras.Model
-        Of `load_model`, `both_ways` or `build_model`.
+        Of `load_model`, `all_ways` or `build_model`.
     stride : int
         1, 2, 4 or 8 pixels.
     """

@@ -62,8 +62,8 @@ def learn(project, dataset, pixels, windows, parts, options):
             asked = [part["validation"] for part in parts]
             if len(parts) == 1:
                 asked = [np.flatnonzero(windows.part != "test")]
-            both = [network.both_ways(model) for model in models]
-            found = surveys.survey(project, dataset, work(both, windows, asked))
+            complete = [network.all_ways(model) for model in models]
+            found = surveys.survey(project, dataset, work(complete, windows, asked))
             revision = labels.revise(found, windows, dataset)
             windows, kept = revision.samples, revision.kept
             samples.recut(project, dataset, windows, np.flatnonzero(revision.moved), pixels)

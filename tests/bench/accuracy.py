@@ -16,6 +16,7 @@ Every step keeps what it made in DIR, so that a run that was stopped goes on. Ne
 import argparse
 import contextlib
 import io
+import itertools
 import shutil
 import statistics
 import subprocess
@@ -42,6 +43,12 @@ LOG_RANGE = {180: (120, 200), 270: (220, 320)}  # A
 LABELS = {"standard": 5000, "hard": 5000, "few": 600}
 LEARN, TEST = 12, 8  # micrographs of a simulated set
 CENTRING = 5  # A, error of an origin's x and y
+WAYS = {
+    "plain": (),
+    "rounds": ("--rounds", 2),
+    "members": ("--members", 5),
+    "both": ("--members", 5, "--rounds", 2),
+}  # how gen_model.py is told to learn
 COLUMNS = ("precision", "recall", "f1", "best_f1", "ap", "doubles", "distance")
 
 
@@ -144,20 +151,30 @@ def reference_picks(project, diameter):
     )  # fmt: skip
 
 
-def teach(project, name, learn, seed, *options):
-    """Make windows and a model in a folder of its own; return the model's path."""
-    folder = project / name
-    data = ["-g", "Select/good/particles.star", "-b", "Select/bad/particles.star", "-m", learn]
-    ours(gen_data, project, *data, "--o", folder, "--seed", seed, "--no-png", *options)
-    ours(gen_model, project, "--data", folder, "--o", folder, "--seed", seed)
-    return folder / "model.h5"
+def cut_windows(project, folder, seed, *options):
+    """Make a data set in a folder."""
+    ours(gen_data, project, "--o", folder, "--seed", seed, "--no-png", *options)
 
 
-def pick(project, model, star, name):
+def from_micrographs(diameter, box, times):
+    """Return the options of windows from micrographs: so many diameters wide, or the box."""
+    angst = box * APIX if times == "box" else float(times) * diameter
+    return "--from-micrographs", "--diameter", diameter, "--window", f"{angst:.1f}"
+
+
+def pick(project, model, star, folder):
     """Pick micrographs with a model; return the lists of picks and of candidates."""
-    folder = project / name
     ours(gen_picks, project, "-i", star, "--model", model, "--o", folder)
     return folder / "picks.star", folder / "candidates.star"
+
+
+def teach_and_pick(project, data, way, seed, star, folder):
+    """Do both in a folder, in a way of WAYS, from a data set; where that is done, nothing is."""
+    lists = folder / "picks/picks.star", folder / "picks/candidates.star"
+    if not lists[1].exists():
+        ours(gen_model, project, "--data", data, "--o", folder, "--seed", seed, *WAYS[way])
+        pick(project, folder / "model.h5", star, folder / "picks")
+    return lists
 
 
 def judge(truth, diameter, picks, candidates):
@@ -182,7 +199,7 @@ def doubles(picks, truth, diameter):
     return count
 
 
-def simulated(folder, preset, seed, windows, crossings):
+def simulated(folder, preset, seed, args):
     """Yield (row's name, scores) of one preset and seed."""
     project, diameter = folder / f"{preset}{seed}", DIAMETER[preset]
     make_simulated(project, preset, seed)
@@ -190,22 +207,24 @@ def simulated(folder, preset, seed, windows, crossings):
     truth = project / "truth_test"
     for name, place in (("RELION LoG", "AutoPick/test"), ("RELION --ref", "AutoPick/ref")):
         yield name, judge(truth, diameter, project / place, project / place)
-    for times in windows:
-        angst = BOX[preset] * APIX if times == "box" else float(times) * diameter
-        options = ["--from-micrographs", "--diameter", diameter, "--window", f"{angst:.1f}"]
-        model = teach(project, f"micrographs_{times}", "learn.star", seed, *options)
-        lists = pick(project, model, "test.star", f"picks_{times}")
-        unit = "" if times == "box" else " diameters"
-        yield f"from micrographs, {times}{unit}", judge(truth, diameter, *lists)
-    if crossings:
-        yield from crossed(project, preset, seed, windows[0], truth, diameter)
+    lists = ["-g", "Select/good/particles.star", "-b", "Select/bad/particles.star"]
+    common = [*lists, "-m", "learn.star"]
+    for times, way in itertools.product(args.windows, args.ways):
+        data = project / f"micrographs_{times}"
+        cut_windows(project, data, seed, *common, *from_micrographs(diameter, BOX[preset], times))
+        picks = teach_and_pick(project, data, way, seed, "test.star", data / way)
+        unit = "" if times == "box" else " d"
+        yield f"from micrographs, {times}{unit}, {way}", judge(truth, diameter, *picks)
+    if args.crossings:
+        data = project / "stacks"
+        cut_windows(project, data, seed, *common, "--diameter", diameter)
+        picks = teach_and_pick(project, data, "plain", seed, "test.star", data / "plain")
+        yield "from stacks, picks micrographs", judge(truth, diameter, *picks)
+        yield from grid_picks(project, preset, args.windows[0], truth, diameter)
 
 
-def crossed(project, preset, seed, times, truth, diameter):
-    """Yield the other crossings of what taught a model and what it picks."""
-    model = teach(project, "stacks", "learn.star", seed, "--diameter", diameter)
-    lists = pick(project, model, "test.star", "picks_stacks")
-    yield "from stacks, picks micrographs", judge(truth, diameter, *lists)
+def grid_picks(project, preset, times, truth, diameter):
+    """Yield what the models of both sources make of the grid."""
     if not (project / "Grid").exists():
         import gen_grid
 
@@ -215,7 +234,7 @@ def crossed(project, preset, seed, times, truth, diameter):
         out = project / f"grid_{of}"
         ours(
             gen_picks, project, "-i", "Extract/job014/particles.star", "-m", "test.star",
-            "--model", project / of / "model.h5", "--o", out,
+            "--model", project / of / "plain/model.h5", "--o", out,
         )  # fmt: skip
         lists = [out / "particles_true.star"] * 2
         yield f"from {source}, sorts the grid", judge(truth, diameter, *lists)
@@ -235,7 +254,7 @@ def run_simulated(args):
     for preset in args.presets:
         results = {}
         for seed in args.seeds:
-            for name, found in simulated(args.dir, preset, seed, args.windows, args.crossings):
+            for name, found in simulated(args.dir, preset, seed, args):
                 results.setdefault(name, []).append(found)
                 print(f"{preset} {seed} {name}: F1 {found['f1']:.3f}", file=sys.stderr, flush=True)
         print(f"\n{preset}: seeds {args.seeds}; F1 at the default threshold, distance in A")
@@ -259,32 +278,27 @@ def make_real(project, data):
         extract(project, star, f"Labels/{kind}/", "_manual.star", f"Manual/{kind}/", 216)
 
 
-def leave_one_out(project, labels, seed, windows):
+def leave_one_out(project, labels, seed, times, way):
     """Pick each micrograph with what the others taught; return picks and candidates of all."""
     picks, candidates = {}, {}
     names = relion.read_micrographs(project / "micrographs_ctf.star").names
     for number, name in enumerate(names):
-        fold = project / f"{labels}{seed}_{windows}_{number}"
-        lists = fold / "picks.star", fold / "candidates.star"
-        if not lists[1].exists():
-            make_fold(project, fold, labels, name)
-            angst = 216 * APIX if windows == "box" else float(windows) * 180
-            ours(
-                gen_data, project, "--from-micrographs", "-g", fold / "good.star",
-                "-b", fold / "bad.star", "-m", "micrographs_ctf.star", "--diameter", 180,
-                "--window", f"{angst:.1f}", "--o", fold, "--seed", seed, "--no-png",
-            )  # fmt: skip
-            ours(gen_model, project, "--data", fold, "--o", fold, "--seed", seed)
-            pick(project, fold / "model.h5", fold / "left_out.star", fold.name)
-        for found, path in zip((picks, candidates), lists, strict=True):
-            found |= score.read_picks([path])
+        fold = project / f"{labels}{seed}_{times}_{number}"
+        make_fold(project, fold, labels, name)
+        lists = "-g", fold / "good.star", "-b", fold / "bad.star", "-m", "micrographs_ctf.star"
+        cut_windows(project, fold, seed, *lists, *from_micrographs(180, 216, times))
+        found = teach_and_pick(project, fold, way, seed, fold / "left_out.star", fold / way)
+        for places, path in zip((picks, candidates), found, strict=True):
+            places |= score.read_picks([path])
         print(f"seed {seed}: {number + 1} of {len(names)} picked", file=sys.stderr, flush=True)
     return picks, candidates
 
 
 def make_fold(project, fold, labels, left_out):
     """Write the lists without one micrograph, and the list of that one."""
-    fold.mkdir(exist_ok=True)
+    if (fold / "left_out.star").exists():
+        return
+    fold.mkdir()
     for kind in ("good", "bad"):
         particles = relion.read_particles(project, project / labels / kind / "particles.star")
         keep = particles.micrograph != particles.micrographs.index(left_out)
@@ -321,7 +335,7 @@ def run_real(args):
     print(f"seven denoised micrographs, each picked by what six taught; labels: {args.labels},")
     print("sorted by the truth; F1 at the default threshold, 95 % intervals over micrographs")
     for seed in args.seeds:
-        picks, candidates = leave_one_out(project, labels, seed, args.window)
+        picks, candidates = leave_one_out(project, labels, seed, args.window, args.way)
 
         def measure(stems, of, name):
             chosen = {f"{i}": stem for i, stem in enumerate(stems)}
@@ -364,12 +378,15 @@ def build_parser():
     one.add_argument("--presets", nargs="+", choices=DIAMETER, default=list(DIAMETER))
     one.add_argument("--windows", nargs="+", default=["1.5"], metavar="TIMES",
                      help="of the diameter, or box (default: 1.5)")  # fmt: skip
+    one.add_argument("--ways", nargs="+", choices=WAYS, default=["plain"],
+                     help="to learn (default: plain)")  # fmt: skip
     one.add_argument("--crossings", action="store_true", help="stack-trained models, and the grid")
     one.set_defaults(run=run_simulated)
     two = sub.add_parser("real", help="the seven real micrographs")
     two.add_argument("--data", type=Path, required=True, help="the folder empiar-10017")
     two.add_argument("--labels", choices=("log", "manual"), default="log")
     two.add_argument("--window", default="1.5", metavar="TIMES", help="as above (default: 1.5)")
+    two.add_argument("--way", choices=WAYS, default="plain", help="to learn (default: plain)")
     two.set_defaults(run=run_real)
     for each in (one, two):
         each.add_argument("--dir", type=Path, required=True, help="where everything is kept")

@@ -173,11 +173,11 @@ def test_gen_model_writes_history_results_and_picture(project, capsys):
         assert picture.size == (1200, 780)
     model = json.loads((project / "ClassBin/model.json").read_text())
     assert model["dataset"] == json.loads((project / "ClassBin/dataset.json").read_text())
-    assert model["options"] == {"epochs": 2, "batch": 16, "members": 1, "seed": 3}
+    assert model["options"] == {"epochs": 2, "batch": 16, "members": 1, "rounds": 1, "seed": 3}
     assert 0 <= model["threshold"] <= 1
     assert (model["versions"]["apbc"], model["versions"]["keras"][0]) == ("1.0.0", "3")
     kinds = [line.split()[1] for line in model["layers"]]
-    assert (kinds.count("Conv2D"), kinds.count("MaxPooling2D")) == (14, 8)  # both ways
+    assert (kinds.count("Conv2D"), kinds.count("MaxPooling2D")) == (28, 16)  # all ways
 
 
 def test_a_trained_model_beats_chance_on_the_windows_it_never_saw(trained):
