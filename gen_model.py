@@ -99,7 +99,7 @@ def few(text) -> int:
 
 def generate(project, data, out, options, clear):
     """Train, test and write everything."""
-    from apbc_common import network, results, rounds, samples, suspects
+    from apbc_common import network, rounds, samples, suspects
 
     source, target = ClassBin(project, data), ClassBin(project, out)
     dataset = read_dataset_record(source.dataset)
@@ -131,23 +131,24 @@ def generate(project, data, out, options, clear):
         model = network.all_ways(*models)
         scores = score(model, pixels, windows, parts, options["batch"])
         model, decided, doubts = decide(project, model, dataset, windows, parts, scores)
+        scores |= judge(project, model, dataset, windows)
         write_model(target, model, dataset, decided, options)
         write_json(target.training_log, logs)
-        write_results(project, source, target, windows, scores, logs)
+        write_results(project, source, target, windows, scores, logs, decided)
         if options["members"] > 1:
             said += suspects.report(project, target, dataset, windows, *doubts)
         run.finish({part: len(one["label"]) for part, one in scores.items()})
     for log in logs:
         last = {name: values[-1] for name, values in log.items()}
         print(f"{len(log['loss'])} epochs; loss {last['loss']:.3f}, val {last['val_loss']:.3f}")
-    results.print_table(scores)
+    print_results(windows, scores, decided)
     print_decision(decided)
     print("\n".join([*said, f"model, results and picture -> {target.folder}"]))
 
 
 def test(project, data, model_file, out, batch):
     """Test the model that is there, and write the results anew."""
-    from apbc_common import network, results, samples
+    from apbc_common import network, samples
 
     source, target = ClassBin(project, data), ClassBin(project, out)
     dataset = read_dataset_record(source.dataset)
@@ -160,12 +161,13 @@ def test(project, data, model_file, out, batch):
     if target.folder != Path(path).parent and target.testing_results.exists():
         raise ApbcError(f"{target.testing_results}: already there; write elsewhere with --o DIR")
     logs = read_logs(Path(path).with_name(target.training_log.name))
-    model = network.uncalibrated(network.load_model(path, record))
+    whole = network.load_model(path, record)
+    model = network.uncalibrated(whole)
     parts = samples.divide(windows, len(network.split(model)), record["options"]["seed"])
     pixels = samples.pixels(project, source.folder, dataset, windows)
-    scores = score(model, pixels, windows, parts, batch)
-    write_results(project, source, target, windows, scores, logs)
-    results.print_table(scores)
+    scores = score(model, pixels, windows, parts, batch) | judge(project, whole, dataset, windows)
+    write_results(project, source, target, windows, scores, logs, record)
+    print_results(windows, scores, record)
     print(f"results and picture -> {target.folder}")
 
 
@@ -266,6 +268,45 @@ def decide(project, model, dataset, windows, parts, scores):
     return model, {"threshold": fit.threshold, "calibration": fit.record()}, (rows, wrong)
 
 
+def judge(project, model, dataset, windows):
+    """Score the peaks of the test micrographs that the lists hold: a part 'peaks' for `score`'s."""
+    import numpy as np
+
+    from apbc_common import labels, rounds, survey
+
+    if dataset["source"] == "stack":
+        return {}
+    tested = np.flatnonzero(windows.part == "test")
+    work = rounds.work([model], windows, [tested], MOST_MICROGRAPHS)
+    found = survey.survey(project, dataset, work, "test ")
+    label, score = labels.at_peaks(found, windows, tested[windows.listed[tested]], dataset)
+    known = label >= 0
+    return {"peaks": {"label": label[known], "probability": found.score[known]}}
+
+
+def print_results(windows, scores, decided):
+    """Print the table of all parts, and how sure the test windows' figures are."""
+    from apbc_common import results
+
+    results.print_table(scores)
+    testing = scores["testing"]
+    group = windows.micrograph[testing["index"]]
+    print(f"testing: {results.say(results.intervals(testing, group))}")
+    judged, slips = judged_by(scores, decided)
+    if count := len(scores[judged]["label"]):
+        error = results.reliability(scores[judged], slips)[2]
+        what = "peaks of test micrographs" if judged == "peaks" else "test windows"
+        print(f"chances are off by {error:.3f} on average: {count} {what}")
+
+
+def judged_by(scores, decided):
+    """Return the part that calibration is judged by, and the slips of its labels."""
+    line = decided["calibration"]
+    if line and "peaks" in scores:
+        return "peaks", (line["missed"], line["false"])
+    return "testing", (0.0, 0.0)
+
+
 def print_decision(decided):
     """Say which threshold was chosen, and what other ones would give."""
     print(
@@ -321,7 +362,7 @@ def read_logs(path):
     return logs
 
 
-def write_results(project, source, target, windows, scores, logs):
+def write_results(project, source, target, windows, scores, logs, decided):
     """Write the test windows' predictions and the picture."""
     from apbc_common import results
 
@@ -337,7 +378,7 @@ def write_results(project, source, target, windows, scores, logs):
         for index, label, p in zip(*testing.values(), strict=True)
     ]
     write_json(target.testing_results, rows)
-    results.draw(target.training_picture, results.tabulate(scores), logs)
+    results.draw(target.training_picture, scores, logs, *judged_by(scores, decided))
 
 
 def main(argv=None) -> int:

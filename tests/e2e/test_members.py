@@ -53,7 +53,7 @@ def test_what_is_said_of_members(pair, capsys):
     capsys.readouterr()
     assert pair.call("gen_model", "--members", 2, "--epochs", 8, "--batch", 16) == 0
     rows = re.findall(r"^ *([a-z]+(?: \d)?) +\d+ +[01]\.\d{4} ", capsys.readouterr().out, re.M)
-    assert rows == ["training", "validation", "testing", "derived", "member 1", "member 2"]
+    assert rows == ["training", "validation", "testing", "derived", "member 1", "member 2", "peaks"]
     assert (pair / "ClassBin/testing_results.txt").read_bytes() == before
     logs = json.loads((pair / "ClassBin/training_log.txt").read_text())
     assert [len(log["loss"]) for log in logs] == [8, 8] and logs[0] != logs[1]

@@ -154,7 +154,15 @@ def test_gen_model_writes_history_results_and_picture(project, capsys):
         ["testing", "14"],
     ]
     threshold = json.loads((project / "ClassBin/model.json").read_text())["threshold"]
-    assert out.splitlines()[5:] == [
+    figure = r"[01]\.\d{3}( \([01]\.\d{3} to [01]\.\d{3}\))?"
+    assert re.fullmatch(
+        f"testing: accuracy {figure}, ROC area {figure}, average precision {figure}",
+        out.splitlines()[5],
+    )
+    assert re.fullmatch(
+        r"chances are off by 0\.\d{3} on average: 14 test windows", out.splitlines()[6]
+    )
+    assert out.splitlines()[7:] == [
         f"threshold {threshold:g}: best F1 of the validation part; the table is at 0.5",
         f"model, results and picture -> {project.path}/ClassBin",
     ]
@@ -170,7 +178,7 @@ def test_gen_model_writes_history_results_and_picture(project, capsys):
         "val_accuracy": 2,
     }
     with Image.open(project / "ClassBin/train_and_test_results.png") as picture:
-        assert picture.size == (1200, 780)
+        assert picture.size == (1200, 1560)
     model = json.loads((project / "ClassBin/model.json").read_text())
     assert model["dataset"] == json.loads((project / "ClassBin/dataset.json").read_text())
     assert model["options"] == {"epochs": 2, "batch": 16, "members": 1, "rounds": 1, "seed": 3}
@@ -808,7 +816,7 @@ def test_skiptraining_tests_the_model_that_is_there(trained, capsys):
     assert trained.call("gen_model", "-s", "--batch", 16) == 0
     out = capsys.readouterr().out.splitlines()
     assert [line.split()[:1] for line in out[1:4]] == [["training"], ["validation"], ["testing"]]
-    assert out[4] == f"results and picture -> {trained.path}/ClassBin"
+    assert out[6] == f"results and picture -> {trained.path}/ClassBin"
     rows = json.loads((trained / "ClassBin/testing_results.txt").read_text())
     assert [(row["file"].rpartition("/")[2], row["probability"], row["label"]) for row in rows] == [
         (row["file"].rpartition("/")[2], pytest.approx(row["probability"], abs=1e-4), row["label"])
