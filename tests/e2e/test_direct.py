@@ -253,15 +253,16 @@ def test_the_lists_are_those_that_relion_and_cryosparc_take(taught):
 def test_options_decide_what_is_kept(taught):
     """By the candidates of a run without them, which hold them all; of a model hardly trained."""
     assert taught.call("gen_model", "--epochs", 5, "--batch", 16, "--o", "weak") == 0
-    low = ("--threshold", 0.01, "--border", 0)  # what lies beyond a border keeps others away too
+    every_peak = ("--border", 0, "--min-distance", 1)  # none is kept away by one that is left out
+    low = (*every_peak, "--threshold", 0.01)
     assert taught.call("gen_picks", *PICK, *WEAK, *low, "--o", "all") == 0
     every = {name: picked(taught, name, "all") for name in NAMES}
     middle = np.round(np.median(np.concatenate([scores for _, scores in every.values()])), 4)
     for out, options, keep in (
         ("most", (*low, "--max-picks", 4), lambda xy, _: np.arange(len(xy)) < 4),
-        ("sure", ("--border", 0, "--threshold", middle), lambda _, scores: scores >= middle),
+        ("sure", (*every_peak, "--threshold", middle), lambda _, scores: scores >= middle),
         ("far", (*low, "--min-distance", 500), lambda xy, _: peaks.best_apart(xy, 500 / APIX)),
-        ("in", (*low[:2], "--border", 400), lambda xy, _: ((xy >= 100) & (xy <= 411)).all(axis=1)),
+        ("in", (*low, "--border", 400), lambda xy, _: ((xy >= 100) & (xy <= 411)).all(axis=1)),
     ):
         assert taught.call("gen_picks", *PICK, *WEAK, *options, "--o", out) == 0
         left_out = 0
