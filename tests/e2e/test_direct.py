@@ -253,15 +253,13 @@ def test_the_lists_are_those_that_relion_and_cryosparc_take(taught):
 def test_options_decide_what_is_kept(taught):
     """By the candidates of a run without them, which hold them all; of a model hardly trained."""
     assert taught.call("gen_model", "--epochs", 5, "--batch", 16, "--o", "weak") == 0
-    every_peak = ("--border", 0, "--min-distance", 1)  # none is kept away by one that is left out
-    low = (*every_peak, "--threshold", 0.01)
+    low = ("--threshold", 0.01)
     assert taught.call("gen_picks", *PICK, *WEAK, *low, "--o", "all") == 0
     every = {name: picked(taught, name, "all") for name in NAMES}
     middle = np.round(np.median(np.concatenate([scores for _, scores in every.values()])), 4)
     for out, options, keep in (
         ("most", (*low, "--max-picks", 4), lambda xy, _: np.arange(len(xy)) < 4),
-        ("sure", (*every_peak, "--threshold", middle), lambda _, scores: scores >= middle),
-        ("far", (*low, "--min-distance", 500), lambda xy, _: peaks.best_apart(xy, 500 / APIX)),
+        ("sure", ("--threshold", middle), lambda _, scores: scores >= middle),
         ("in", (*low, "--border", 400), lambda xy, _: ((xy >= 100) & (xy <= 411)).all(axis=1)),
     ):
         assert taught.call("gen_picks", *PICK, *WEAK, *options, "--o", out) == 0
@@ -271,6 +269,26 @@ def test_options_decide_what_is_kept(taught):
             left_out += (~kept).sum()
             assert picked(taught, name, out)[0].tolist() == xy[kept].tolist()
         assert 0 < left_out < sum(len(xy) for xy, _ in every.values())
+
+
+def test_picks_are_as_far_apart_as_is_asked(taught):
+    """Of any two nearer the better one is kept, unless one beyond the border keeps it away too."""
+    assert taught.call("gen_model", "--epochs", 5, "--batch", 16, "--o", "weak") == 0
+    apart, left_out = 500 / APIX, 0
+    for out, distance in (("all", 1), ("far", 500)):
+        options = ("--threshold", 0.01, "--border", 0, "--min-distance", distance)
+        assert taught.call("gen_picks", *PICK, *WEAK, *options, "--o", out) == 0
+    for name in NAMES:
+        every, found = (picked(taught, name, out)[0] for out in ("all", "far"))
+        assert peaks.best_apart(found, apart).all()
+        kept = (every[:, None] == found[None]).all(axis=2).any(axis=1)
+        assert kept.sum() == len(found)
+        for place in np.flatnonzero(~kept):
+            better = np.hypot(*(every[:place][kept[:place]] - every[place]).T)
+            inside = ((every[place] >= apart) & (every[place] <= 511 - apart)).all()
+            assert (better < apart).any() or not inside
+            left_out += inside
+    assert left_out
 
 
 def test_the_share_of_false_picks_chooses_the_threshold(taught, capsys):
