@@ -71,7 +71,7 @@ def build_parser():
         type=few,
         default=1,
         metavar="N",
-        help="of training: between two, good particles move to where they are found, and labels "
+        help="of training: between two, good particles move towards where they are found, and labels "
         "that look wrong are left out; of windows from micrographs (default: 1)",
     )
     parser.add_argument(

@@ -45,8 +45,8 @@ def test_good_particles_go_where_they_are_found(larger, capsys):
     assert larger.call("gen_model", *training) == 0
     said = capsys.readouterr().out.splitlines()[-2]
     moved = re.match(
-        r"after round 1: (\d+) of (\d+) good particles moved, half of them by more than "
-        r"(\d+\.\d) A, all by (-?\d+\.\d), (-?\d+\.\d) A on average; ",
+        r"after round 1: (\d+) of (\d+) good particles found, half of them by more than "
+        r"(\d+\.\d) A off, all by (-?\d+\.\d), (-?\d+\.\d) A on average; moved \d\d% of the way; ",
         said,
     )
     assert int(moved[1]) > 0.9 * int(moved[2])
