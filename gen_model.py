@@ -71,8 +71,8 @@ def build_parser():
         type=few,
         default=1,
         metavar="N",
-        help="of training: between two, good particles move towards where they are found, and labels "
-        "that look wrong are left out; of windows from micrographs (default: 1)",
+        help="of training: between two, good particles move towards where they are found, and "
+        "labels that look wrong are left out; of windows from micrographs (default: 1)",
     )
     parser.add_argument(
         "--batch",
@@ -124,9 +124,10 @@ def generate(project, data, out, options, clear):
     optional = [target.suspects, target.particles("rescued")]
     if options["members"] > 1:
         suspects.check(project, dataset)
-    with run.writing([*outputs, *optional]):
+    networks = rounds.kept(target, options)
+    with run.writing([*outputs, *optional, *networks]):
         models, logs, windows, said = rounds.learn(
-            project, dataset, pixels, windows, parts, options
+            project, dataset, pixels, windows, parts, options, target
         )
         model = network.all_ways(*models)
         scores = score(model, pixels, windows, parts, options["batch"])
@@ -137,6 +138,8 @@ def generate(project, data, out, options, clear):
         write_results(project, source, target, windows, scores, logs, decided)
         if options["members"] > 1:
             said += suspects.report(project, target, dataset, windows, *doubts)
+        for path in networks:
+            path.unlink()
         run.finish({part: len(one["label"]) for part, one in scores.items()})
     for log in logs:
         last = {name: values[-1] for name, values in log.items()}

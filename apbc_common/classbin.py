@@ -64,6 +64,10 @@ class ClassBin:
         """The trained network; its record lies beside it, see `model_record`."""
         return self.folder / "model.h5"
 
+    def network(self, number, member) -> Path:
+        """Return where a training keeps one of its networks, after a round, until it ends."""
+        return self.folder / f"network_{number}_{member}.npz"
+
     @property
     def training_log(self) -> Path:
         """Each metric of each epoch."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
-from . import labels, learning, network, samples
+from . import files, labels, learning, network, samples
 from . import survey as surveys
 
 SEEDS = 1000  # between those of two members
 
 
-def learn(project, dataset, pixels, windows, parts, options):
-    """Train networks.
+def learn(project, dataset, pixels, windows, parts, options, classbin):
+    """Train networks; each is kept as it is after a round, so that a killed training goes on.
 
     After each round but the last the labels are revised by what the networks say of micrographs:
     each of those that it was not taught, one alone of all. Then training goes on.
@@ -28,6 +30,8 @@ def learn(project, dataset, pixels, windows, parts, options):
         From `samples.divide`: one for each network.
     options : dict
         'rounds', 'epochs' (None: `learning` decides), 'batch', 'seed'.
+    classbin : classbin.ClassBin
+        Where the networks are kept (`kept`).
 
     Returns
     -------
@@ -40,22 +44,27 @@ def learn(project, dataset, pixels, windows, parts, options):
         Of each revision, for people.
     """
     models, logs, said = [None] * len(parts), [{} for _ in parts], []
-    kept, rounds = np.ones(len(windows), bool), options["rounds"]
+    used, rounds = np.ones(len(windows), bool), options["rounds"]
     for number in range(1, rounds + 1):
         for member, part in enumerate(parts):
-            names = (("round", number, rounds), ("member", member + 1, len(parts)))
-            models[member], log = learning.train(
-                pixels,
-                windows.label,
-                part["training"][kept[part["training"]]],
-                part["validation"],
-                options["epochs"],
-                options["batch"],
-                options["seed"] + SEEDS * (member + len(parts) * (number - 1)),
-                "".join(f"{what} {n}/{count}, " for what, n, count in names if count > 1),
-                models[member],
-                1 / rounds,
-            )
+            path = classbin.network(number, member + 1)
+            if path.exists():
+                models[member], log = _read(path, pixels.shape[1])
+            else:
+                names = (("round", number, rounds), ("member", member + 1, len(parts)))
+                models[member], log = learning.train(
+                    pixels,
+                    windows.label,
+                    part["training"][used[part["training"]]],
+                    part["validation"],
+                    options["epochs"],
+                    options["batch"],
+                    options["seed"] + SEEDS * (member + len(parts) * (number - 1)),
+                    "".join(f"{what} {n}/{count}, " for what, n, count in names if count > 1),
+                    models[member],
+                    1 / rounds,
+                )
+                _write(path, models[member], log)
             for name, values in log.items():
                 logs[member].setdefault(name, []).extend(values)
         if number < rounds:
@@ -65,10 +74,32 @@ def learn(project, dataset, pixels, windows, parts, options):
             complete = [network.all_ways(model) for model in models]
             found = surveys.survey(project, dataset, work(complete, windows, asked))
             revision = labels.revise(found, windows, dataset)
-            windows, kept = revision.samples, revision.kept
+            windows, used = revision.samples, revision.kept
             samples.recut(project, dataset, windows, np.flatnonzero(revision.moved), pixels)
             said.append(f"after round {number}: {revision.said}")
     return models, logs, windows, said
+
+
+def kept(classbin, options) -> list:
+    """Return the files that `learn` keeps networks in."""
+    return [
+        classbin.network(number, member)
+        for number in range(1, options["rounds"] + 1)
+        for member in range(1, options["members"] + 1)
+    ]
+
+
+def _write(path, model, log):
+    weights = {f"weights{i}": array for i, array in enumerate(model.get_weights())}
+    with files.atomic(path) as part:
+        np.savez(part, log=json.dumps(log), **weights)
+
+
+def _read(path, size):
+    model = network.build_model(size)
+    with np.load(path) as found:
+        model.set_weights([found[f"weights{i}"] for i in range(len(model.get_weights()))])
+        return model, json.loads(str(found["log"]))
 
 
 def work(models, windows, asked, most=None):

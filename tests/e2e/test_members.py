@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 
-from apbc_common import classbin, network
+from apbc_common import classbin, learning, network
 
 
 def lists(project):
@@ -62,6 +62,38 @@ def test_what_is_said_of_members(pair, capsys):
 def test_the_other_scripts_take_it_as_any_model(pair):
     assert pair.call("gen_picks", "-i", pair.micrographs) == 0
     assert len(list((pair / "ClassBin/picks").rglob("mic*_autopick.star"))) == 3
+
+
+def test_a_killed_training_goes_on_with_the_network_it_was_at(pair, monkeypatch, capsys):
+    """Interrupted before the last of four."""
+    training = ("--members", 2, "--rounds", 2, "--epochs", 4, "--batch", 16, "--o", "again")
+    train, done = learning.train, []
+
+    def stop(*args):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(train(*args))
+        return done[-1]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(learning, "train", stop)
+        assert pair.call("gen_model", *training) == 130
+    networks = sorted(path.name for path in (pair / "again").glob("network*"))
+    assert networks == ["network_1_1.npz", "network_1_2.npz", "network_2_1.npz"]
+    capsys.readouterr()
+    assert pair.call("gen_model", *training) == 0
+    trained = re.findall(r"^(round \d/2, member \d/2), ", capsys.readouterr().err, re.M)
+    assert set(trained) == {"round 2/2, member 2/2"}
+    first, second = json.loads((pair / "again/training_log.txt").read_text())
+    assert first["loss"] == done[0][1]["loss"] + done[2][1]["loss"]
+    assert second["loss"][:2] == done[1][1]["loss"] and len(second["loss"]) == 4
+    model = network.load_model(
+        pair / "again/model.h5", classbin.read_model_record(pair / "again/model.h5")
+    )
+    window = np.random.default_rng(0).integers(0, 256, (1, 64, 64))
+    after = scores(network.all_ways(done[2][0]), window)
+    assert scores(network.split(model)[0], window) == pytest.approx(after, abs=1e-6)
+    assert not list((pair / "again").glob("network*"))
 
 
 @pytest.mark.parametrize("value", ["0", "21", "-1", "1.5", "many"])
