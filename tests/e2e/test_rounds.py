@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from conftest import make_project
 
-from apbc_common import relion, star
+from apbc_common import learning, relion, star
 
 SWAPPED = 3  # of each list, put into the other
 
@@ -29,8 +29,12 @@ def rows(path):
     return [line for line in path.read_text().splitlines() if "@" in line]
 
 
-def test_good_particles_go_where_they_are_found(larger, capsys):
+def test_good_particles_go_where_they_are_found(larger, monkeypatch, capsys):
     """By their origins every good particle is 20 A off, somewhere."""
+    train, seen = learning.train, []
+    monkeypatch.setattr(
+        learning, "train", lambda pixels, *rest: seen.append(pixels.copy()) or train(pixels, *rest)
+    )
     particles = relion.read_particles(larger.path, larger / larger.good)
     angle = np.random.default_rng(0).uniform(0, 2 * np.pi, len(particles))
     origin = 20 * np.stack([np.cos(angle), np.sin(angle)])
@@ -52,6 +56,8 @@ def test_good_particles_go_where_they_are_found(larger, capsys):
     assert int(moved[1]) > 0.9 * int(moved[2])
     assert float(moved[3]) == pytest.approx(20, abs=3)
     assert max(abs(float(moved[4])), abs(float(moved[5]))) < 6
+    cut_anew = (seen[0] != seen[1]).any(axis=(1, 2))
+    assert cut_anew.sum() == int(moved[1])
 
 
 def swap(project):
