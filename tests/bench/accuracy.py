@@ -49,6 +49,7 @@ WAYS = {
     "members": ("--members", 5),
     "both": ("--members", 5, "--rounds", 2),
 }  # how gen_model.py is told to learn
+SAID = "said.txt"  # what gen_model.py printed
 COLUMNS = ("precision", "recall", "f1", "best_f1", "ap", "doubles", "distance")
 
 
@@ -61,7 +62,7 @@ def shell(log, *command, cwd):
 
 
 def ours(module, project, *args):
-    """Run one of the scripts in this process; what it prints goes to a log."""
+    """Run one of the scripts in this process; what it prints goes to a log, and is returned."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
         code = module.main(["-p", str(project), *map(str, args)])
@@ -69,6 +70,7 @@ def ours(module, project, *args):
         log.write(text.getvalue())
     if code:
         sys.exit(f"{module.__name__} failed:\n{text.getvalue()[-2000:]}")
+    return text.getvalue()
 
 
 def log_candidates(project, star, folder, diameter):
@@ -119,16 +121,21 @@ def make_simulated(project, preset, seed):
         truth = project / "truth" / f"{Path(name).stem}.csv"
         (project / "truth_test").mkdir(exist_ok=True)
         shutil.copy(truth, project / "truth_test")
-    diameter = DIAMETER[preset]
     for part in ("learn", "test"):
-        log_candidates(project, f"{part}.star", f"AutoPick/{part}/", diameter)
+        log_candidates(project, f"{part}.star", f"AutoPick/{part}/", DIAMETER[preset])
     extract(
         project, "learn.star", "AutoPick/learn/", "_autopick.star", "Extract/job005/", BOX[preset]
     )
+    label(project, preset, seed)
+
+
+def label(project, preset, seed, *errors):
+    """Sort the candidates as a user would; ``errors`` are options of label.py."""
     shell(
-        log, sys.executable, EXAMPLE / "label.py", "-i", "Extract/job005/particles.star", "--truth",
-        "truth", "--diameter", diameter, "--apix", APIX, "--seed", seed, "--labels", LABELS[preset],
-        "--centring", CENTRING, cwd=project,
+        project / "log.txt", sys.executable, EXAMPLE / "label.py", "-i",
+        "Extract/job005/particles.star", "--truth", "truth", "--diameter", DIAMETER[preset],
+        "--apix", APIX, "--seed", seed, "--labels", LABELS[preset], "--centring", CENTRING, *errors,
+        cwd=project,
     )  # fmt: skip
 
 
@@ -172,7 +179,8 @@ def teach_and_pick(project, data, way, seed, star, folder):
     """Do both in a folder, in a way of WAYS, from a data set; where that is done, nothing is."""
     lists = folder / "picks/picks.star", folder / "picks/candidates.star"
     if not lists[1].exists():
-        ours(gen_model, project, "--data", data, "--o", folder, "--seed", seed, *WAYS[way])
+        said = ours(gen_model, project, "--data", data, "--o", folder, "--seed", seed, *WAYS[way])
+        (folder / SAID).write_text(said)
         pick(project, folder / "model.h5", star, folder / "picks")
     return lists
 
