@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from apbc_common import ApbcError, __version__, cli
@@ -26,6 +27,7 @@ from apbc_common.classbin import (
 )
 
 MOST = 20  # members, rounds
+MOST_SETTINGS = 200  # of a search
 METRICS = {"loss", "accuracy", "val_loss", "val_accuracy"}
 SHARES = 0.2, 0.1, 0.05, 0.02, 0.01  # of false picks, to say from where they are expected
 MOST_MICROGRAPHS = 20  # that the threshold of one network is chosen on
@@ -51,6 +53,19 @@ def build_parser():
         type=cli.ProjectFile,
         metavar="FILE",
         help="with -s: the model to test (default: ClassBin/model.h5)",
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument(
+        "--search",
+        type=several,
+        metavar="N",
+        help="try N settings of learning on parts of the micrographs, and learn with the best",
+    )
+    how.add_argument(
+        "--settings",
+        type=cli.ProjectFile,
+        metavar="FILE",
+        help="learn with the settings that a search found (settings.json)",
     )
     parser.add_argument(
         "--epochs",
@@ -97,9 +112,15 @@ def few(text) -> int:
     return cli.number(text, int, lambda n: 1 <= n <= MOST, f"a whole number from 1 to {MOST}")
 
 
-def generate(project, data, out, options, clear):
+def several(text) -> int:
+    """Argparse type: from 2 to MOST_SETTINGS."""
+    wanted = f"a whole number from 2 to {MOST_SETTINGS}"
+    return cli.number(text, int, lambda n: 2 <= n <= MOST_SETTINGS, wanted)
+
+
+def generate(project, data, out, settings_file, options, clear):
     """Train, test and write everything."""
-    from apbc_common import network, rounds, samples, suspects
+    from apbc_common import learning, network, rounds, samples, search, suspects
 
     source, target = ClassBin(project, data), ClassBin(project, out)
     dataset = read_dataset_record(source.dataset)
@@ -108,8 +129,10 @@ def generate(project, data, out, options, clear):
             f"--rounds {options['rounds']}: the windows of {source.folder} are from stacks, where "
             "nothing can move; cut them from the micrographs with gen_data.py --from-micrographs"
         )
+    settings = search.read(settings_file) if settings_file else learning.Settings()
     windows = samples.read(source, dataset)
-    run = Run(target.record("gen_model"), project, {"dataset": source.dataset}, options, clear)
+    inputs = {"dataset": source.dataset, "settings": settings_file}
+    run = Run(target.record("gen_model"), project, inputs, options, clear)
     trained = [target.model, model_record(target.model), target.training_log]
     outputs = [*trained, target.testing_results, target.training_picture]
     if run.finished(outputs):
@@ -120,20 +143,27 @@ def generate(project, data, out, options, clear):
     if run.finished(trained):  # only what tells of the model is missing
         test(project, data, target.model, out, options["batch"])
         return
+    if options["search"]:
+        search.folds(windows, options)
     pixels = samples.pixels(project, source.folder, dataset, windows)
     optional = [target.suspects, target.particles("rescued")]
+    optional += [target.search_table, target.search_picture, target.settings]
     if options["members"] > 1:
         suspects.check(project, dataset)
     networks = rounds.kept(target, options)
     with run.writing([*outputs, *optional, *networks]):
+        found = []
+        if options["search"]:
+            settings, line = search.search(pixels, windows, options, target)
+            found.append(line)
         models, logs, windows, said = rounds.learn(
-            project, dataset, pixels, windows, parts, options, target
+            project, dataset, pixels, windows, parts, options, settings, target
         )
         model = network.all_ways(*models)
         scores = score(model, pixels, windows, parts, options["batch"])
         model, decided, doubts = decide(project, model, dataset, windows, parts, scores)
         scores |= judge(project, model, dataset, windows)
-        write_model(target, model, dataset, decided, options)
+        write_model(target, model, dataset, decided, options | {"settings": asdict(settings)})
         write_json(target.training_log, logs)
         write_results(project, source, target, windows, scores, logs, decided)
         if options["members"] > 1:
@@ -146,7 +176,7 @@ def generate(project, data, out, options, clear):
         print(f"{len(log['loss'])} epochs; loss {last['loss']:.3f}, val {last['val_loss']:.3f}")
     print_results(windows, scores, decided)
     print_decision(decided)
-    print("\n".join([*said, f"model, results and picture -> {target.folder}"]))
+    print("\n".join([*found, *said, f"model, results and picture -> {target.folder}"]))
 
 
 def test(project, data, model_file, out, batch):
@@ -394,10 +424,18 @@ def main(argv=None) -> int:
         return cli.run(
             parser.prog, test, args.projpath, args.data, args.model, args.out, args.batch
         )
-    options = {
-        name: getattr(args, name) for name in ("epochs", "batch", "members", "rounds", "seed")
-    }
-    return cli.run(parser.prog, generate, args.projpath, args.data, args.out, options, args.clear)
+    names = "epochs", "batch", "members", "rounds", "search", "seed"
+    options = {name: getattr(args, name) for name in names}
+    return cli.run(
+        parser.prog,
+        generate,
+        args.projpath,
+        args.data,
+        args.out,
+        args.settings,
+        options,
+        args.clear,
+    )
 
 
 if __name__ == "__main__":

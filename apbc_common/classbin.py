@@ -69,6 +69,21 @@ class ClassBin:
         return self.folder / f"network_{number}_{member}.npz"
 
     @property
+    def search_table(self) -> Path:
+        """What each of the settings tried has brought."""
+        return self.folder / "search.csv"
+
+    @property
+    def search_picture(self) -> Path:
+        """The same, drawn."""
+        return self.folder / "search.png"
+
+    @property
+    def settings(self) -> Path:
+        """The best settings so far."""
+        return self.folder / "settings.json"
+
+    @property
     def training_log(self) -> Path:
         """Each metric of each epoch."""
         return self.folder / "training_log.txt"

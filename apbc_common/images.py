@@ -9,6 +9,8 @@ import numpy as np
 from scipy import fft, ndimage
 
 CLIP = 4.0  # standard deviations that 0 and 255 stand for
+MIDDLE = 127.5  # grey value of the mean
+DEVIATION = MIDDLE / CLIP  # grey values of a standard deviation
 HOT = 8.0  # standard deviations of a micrograph beyond which a pixel says nothing
 EDGE = 0.9  # of an average's contrast, lost at the particle's edge
 RIM = 0.05  # of it, reversed, that make a rim
@@ -53,8 +55,8 @@ def condition(images, scaled, size=None) -> np.ndarray:
     if size and size != scaled:
         middle = slice((scaled - size) // 2, (scaled + size) // 2)
         images = images[:, middle, middle]
-    images *= (127.5 / CLIP / deviation)[:, None, None]
-    images += 127.5
+    images *= (DEVIATION / deviation)[:, None, None]
+    images += MIDDLE
     return np.rint(np.clip(images, 0, 255, out=images), out=images).astype(np.uint8)
 
 
@@ -97,8 +99,8 @@ def condition_micrograph(picture, apix, wanted, region):
     deviation = np.sqrt(np.maximum(variance, 0))  # rounding leaves less where all is flat
     usual = float(np.median(deviation[:: 1 + edge // 8, :: 1 + edge // 8]))  # it varies slowly
     small /= np.maximum(deviation, max(FLAT * usual, 1e-30))
-    small *= 127.5 / CLIP
-    small += 127.5
+    small *= DEVIATION
+    small += MIDDLE
     grey = np.rint(np.clip(small, 0, 255, out=small), out=small).astype(np.uint8)
     return grey, np.array(picture.shape[::-1]) / np.array(shape[::-1])
 

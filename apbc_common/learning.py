@@ -3,18 +3,53 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
-from . import cli, network
+from . import cli, images, network
 
-RATE = 2e-3  # the highest: learning rises to it over WARM of the steps, then falls as a cosine
-WARM = 0.05
+WARM = 0.05  # of the steps: learning rises to its rate, then falls as a cosine
 SHOWN = 200_000  # windows in a training, each as often as that gives, within EPOCHS
 EPOCHS = 10, 60
 
 
-def train(pixels, label, training, validation, epochs, batch, seed, note="", model=None, share=1.0):
+@dataclass(frozen=True)
+class Settings:
+    """How to learn.
+
+    Parameters
+    ----------
+    rate : float
+        The highest rate of learning.
+    width : float
+        Of the network's layers: how many times `network.FILTERS` and `network.DENSE`.
+    dropout : float
+        Share of the first fully connected layer's units that are left out of a step.
+    jitter : float
+        Deviation of the windows' contrast (a factor's logarithm) and brightness (in deviations of
+        a window) in training.
+    """
+
+    rate: float = 2e-3
+    width: float = 1.0
+    dropout: float = network.DROPOUT
+    jitter: float = 0.0
+
+
+def train(
+    pixels,
+    label,
+    training,
+    validation,
+    epochs,
+    batch,
+    seed,
+    note="",
+    model=None,
+    share=1.0,
+    settings=Settings(),
+):
     """Train a network, or go on with it.
 
     The last weights are kept: as the rate has fallen to nothing, they are better than those of the
@@ -36,6 +71,7 @@ def train(pixels, label, training, validation, epochs, batch, seed, note="", mod
         To go on with (default: a new one).
     share : float
         Of the epochs, to do now.
+    settings : Settings
 
     Returns
     -------
@@ -46,18 +82,18 @@ def train(pixels, label, training, validation, epochs, batch, seed, note="", mod
     """
     keras = network.keras()
     keras.utils.set_random_seed(seed)
-    model = model or network.build_model(pixels.shape[1])
+    model = model or network.build_model(pixels.shape[1], settings.width, settings.dropout)
     epochs = epochs or min(max(SHOWN // len(training), EPOCHS[0]), EPOCHS[1])
     epochs = max(1, round(share * epochs))
     steps = -(-len(training) // batch) * epochs
     warm = max(1, round(WARM * steps))
     rate = keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, steps - warm), warmup_target=RATE, warmup_steps=warm
+        0.0, max(1, steps - warm), warmup_target=settings.rate, warmup_steps=warm
     )
     model.compile(keras.optimizers.Adam(rate), "binary_crossentropy", metrics=["accuracy"])
     counts = np.bincount(label[training], minlength=2)
     history = model.fit(
-        training_windows(pixels, label, training, batch, seed),
+        training_windows(pixels, label, training, batch, seed, settings.jitter),
         validation_data=windows(pixels, label, validation, batch).prefetch(1),
         epochs=epochs,
         class_weight={kind: len(training) / (2 * count) for kind, count in enumerate(counts)},
@@ -88,27 +124,30 @@ def windows(pixels, label, index, batch, seed=None):
     return rows.batch(batch).map(lambda at, labels: (gather(at), labels))
 
 
-def training_windows(pixels, label, index, batch, seed):
-    """Return the tf.data set of training: shuffled anew each epoch, turned and flipped."""
+def training_windows(pixels, label, index, batch, seed, jitter=0.0):
+    """Return the tf.data set of training: shuffled anew each epoch, turned, flipped and so on."""
     import tensorflow as tf
 
     generator = tf.random.Generator.from_seed(seed)
     return (
         windows(pixels, label, index, batch, seed)
-        .map(lambda found, labels: (augment(found, generator), labels))
+        .map(lambda found, labels: (augment(found, generator, jitter), labels))
         .prefetch(tf.data.AUTOTUNE)
     )
 
 
-def augment(found, generator):
-    """Turn each window by any angle and flip half of them.
+def augment(found, generator, jitter=0.0):
+    """Turn each window by any angle and flip half of them; change contrast and brightness.
 
-    All in one bilinear step about RELION's centre, index size/2; corners are filled by reflection.
+    The first two in one bilinear step about RELION's centre, index size/2; corners are filled by
+    reflection.
 
     Parameters
     ----------
     found : tensor, shape (n, size, size, 1)
     generator : tf.random.Generator
+    jitter : float
+        As in `Settings`.
 
     Returns
     -------
@@ -124,7 +163,7 @@ def augment(found, generator):
     transforms = tf.stack(
         [a, b, centre * (1 - a - b), c, d, centre * (1 - c - d), zero, zero], axis=1
     )
-    return tf.raw_ops.ImageProjectiveTransformV3(
+    turned = tf.raw_ops.ImageProjectiveTransformV3(
         images=tf.cast(found, tf.float32),
         transforms=transforms,
         output_shape=found.shape[1:3],
@@ -132,6 +171,11 @@ def augment(found, generator):
         interpolation="BILINEAR",
         fill_mode="REFLECT",
     )
+    if not jitter:
+        return turned
+    shape = [count, 1, 1, 1]
+    factor, step = tf.exp(generator.normal(shape, 0, jitter)), generator.normal(shape, 0, jitter)
+    return (turned - images.MIDDLE) * factor + images.MIDDLE + images.DEVIATION * step
 
 
 def score(model, pixels, index, batch) -> np.ndarray:

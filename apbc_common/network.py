@@ -45,7 +45,7 @@ def share_cores(processes):
         tf.config.threading.set_intra_op_parallelism_threads(threads)
 
 
-def build_model(size):
+def build_model(size, width=1.0, dropout=DROPOUT):
     """Return the network, untrained: grey windows in, one probability of "good" out.
 
     Four convolutions (5 x 5, then 3 x 3, no padding), each with 2 x 2 pooling: 64-60-30-28-14-12-
@@ -56,6 +56,10 @@ def build_model(size):
     ----------
     size : int
         Edge of the windows in pixels: a multiple of 16, at least 48.
+    width : float
+        How many times FILTERS and DENSE the layers have.
+    dropout : float
+        Share of the first fully connected layer that each step of training leaves out.
 
     Returns
     -------
@@ -64,14 +68,15 @@ def build_model(size):
     """
     k = keras()
     layers = k.layers
+    filters, dense = ([max(1, round(width * n)) for n in counts] for counts in (FILTERS, DENSE))
     windows = k.Input((size, size, 1), name="windows")
     x = layers.Rescaling(1 / 127.5, offset=-1, name="grey")(windows)
-    for i, filters in enumerate(FILTERS, 1):
-        x = layers.Conv2D(filters, 5 if i == 1 else 3, activation="relu", name=f"convolution{i}")(x)
+    for i, count in enumerate(filters, 1):
+        x = layers.Conv2D(count, 5 if i == 1 else 3, activation="relu", name=f"convolution{i}")(x)
         x = layers.MaxPooling2D(2, name=f"pooling{i}")(x)
-    x = layers.Conv2D(DENSE[0], x.shape[1], activation="relu", name="dense1")(x)
-    x = layers.Dropout(DROPOUT, name="dropout")(x)
-    x = layers.Conv2D(DENSE[1], 1, activation="relu", name="dense2")(x)
+    x = layers.Conv2D(dense[0], x.shape[1], activation="relu", name="dense1")(x)
+    x = layers.Dropout(dropout, name="dropout")(x)
+    x = layers.Conv2D(dense[1], 1, activation="relu", name="dense2")(x)
     x = layers.Conv2D(1, 1, name=LOGIT)(x)
     x = layers.Flatten(name="score")(x)
     return k.Model(windows, layers.Activation("sigmoid", name="probability")(x))

@@ -228,3 +228,41 @@ def _draw_table(axes, table):
         loc="center",
     )
     drawn.scale(0.9, 1.5)
+
+
+def draw_search(path, tried, names, done):
+    """Draw what settings brought: the score over each, pale where a trial was stopped.
+
+    Parameters
+    ----------
+    path : path-like
+    tried : list of dict
+        Settings by name, 'mean' and 'state'.
+    names : list of str
+        Of the settings.
+    done : str
+        The state of a trial that was not stopped.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, cells = plt.subplots(
+        1, len(names), figsize=(12, 3.5), sharey=True, layout="constrained"
+    )
+    best = max((row for row in tried if row["state"] == done), key=lambda row: row["mean"])
+    for axes, name in zip(cells, names, strict=True):
+        for state, colour, of in ((done, "C0", True), ("stopped early", "0.7", False)):
+            rows = [row for row in tried if (row["state"] == done) == of]
+            values = [[row[key] for row in rows] for key in (name, "mean")]
+            axes.scatter(*values, color=colour, label=state)
+        axes.scatter(best[name], best["mean"], s=150, facecolors="none", edgecolors="C3")
+        axes.set(xlabel=name, xscale="log" if name == "rate" else "linear")
+        axes.grid(alpha=0.3)
+    cells[0].set_ylabel("average precision")
+    cells[0].legend()
+    figure.suptitle("settings tried; a circle round the best")
+    with files.atomic(path) as part:
+        figure.savefig(part, dpi=120)
+    plt.close(figure)

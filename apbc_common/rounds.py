@@ -12,7 +12,7 @@ from . import survey as surveys
 SEEDS = 1000  # between those of two members
 
 
-def learn(project, dataset, pixels, windows, parts, options, classbin):
+def learn(project, dataset, pixels, windows, parts, options, settings, classbin):
     """Train networks; each is kept as it is after a round, so that a killed training goes on.
 
     After each round but the last the labels are revised by what the networks say of micrographs:
@@ -30,6 +30,7 @@ def learn(project, dataset, pixels, windows, parts, options, classbin):
         From `samples.divide`: one for each network.
     options : dict
         'rounds', 'epochs' (None: `learning` decides), 'batch', 'seed'.
+    settings : learning.Settings
     classbin : classbin.ClassBin
         Where the networks are kept (`kept`).
 
@@ -49,7 +50,7 @@ def learn(project, dataset, pixels, windows, parts, options, classbin):
         for member, part in enumerate(parts):
             path = classbin.network(number, member + 1)
             if path.exists():
-                models[member], log = _read(path, pixels.shape[1])
+                models[member], log = _read(path, pixels.shape[1], settings)
             else:
                 names = (("round", number, rounds), ("member", member + 1, len(parts)))
                 models[member], log = learning.train(
@@ -63,6 +64,7 @@ def learn(project, dataset, pixels, windows, parts, options, classbin):
                     "".join(f"{what} {n}/{count}, " for what, n, count in names if count > 1),
                     models[member],
                     1 / rounds,
+                    settings,
                 )
                 _write(path, models[member], log)
             for name, values in log.items():
@@ -95,8 +97,8 @@ def _write(path, model, log):
         np.savez(part, log=json.dumps(log), **weights)
 
 
-def _read(path, size):
-    model = network.build_model(size)
+def _read(path, size, settings):
+    model = network.build_model(size, settings.width, settings.dropout)
     with np.load(path) as found:
         model.set_weights([found[f"weights{i}"] for i in range(len(model.get_weights()))])
         return model, json.loads(str(found["log"]))

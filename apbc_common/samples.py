@@ -156,7 +156,7 @@ def divide(samples, count, seed) -> list[dict]:
     """
     taught = samples.part != "test"
     if count > 1:
-        fold = folds(samples, count, seed)
+        fold = folds(samples, count, seed, f"--members {count}")
         held = [fold == number for number in range(count)]
     elif "validation" in samples.part:
         held = [samples.part == "validation"]
@@ -172,7 +172,7 @@ def divide(samples, count, seed) -> list[dict]:
     ]
 
 
-def folds(samples, count, seed) -> np.ndarray:
+def folds(samples, count, seed, option) -> np.ndarray:
     """Part the windows that are not for testing, by micrograph: fold of each, -1 for testing.
 
     Each fold has about the same share of good and of bad.
@@ -189,8 +189,8 @@ def folds(samples, count, seed) -> np.ndarray:
     found = len(set(groups[label == 1]))
     if found < count:
         raise ApbcError(
-            f"--members {count}: each learns without a part of the micrographs, but only {found} "
-            "have good particles to learn from; give fewer members"
+            f"{option}: {count} parts of the micrographs are left out in turn, but only {found} "
+            "have good particles to learn from"
         )
     fold = np.full(len(samples), -1)
     split = StratifiedGroupKFold(count, shuffle=True, random_state=seed)

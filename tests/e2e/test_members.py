@@ -109,7 +109,7 @@ def test_too_few_micrographs(project, capsys):
     capsys.readouterr()
     assert project.call("gen_model", "--members", 3) == 1
     assert capsys.readouterr().err == (
-        "gen_model.py: error: --members 3: each learns without a part of the micrographs, but only "
-        "2 have good particles to learn from; give fewer members\n"
+        "gen_model.py: error: --members 3: 3 parts of the micrographs are left out in turn, but "
+        "only 2 have good particles to learn from\n"
     )
     assert not (project / "ClassBin/run_gen_model.json").exists()
