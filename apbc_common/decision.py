@@ -10,7 +10,7 @@ from scipy import optimize, special
 FLAT = 0.005  # of F1, that makes no difference
 LEVELS = [round(0.01 * n, 2) for n in range(1, 100)]  # of chance, to say what is expected from
 PRIOR = 0.5, 1.5, 1.0, 1.0  # deviations of slope, offset, and the log odds of both kinds of slips
-SLIPS = 0.02  # of the labels of a list, wrong: what is taken for usual
+SLIPS = 0.05  # of the labels of a list, wrong: what is taken for usual
 MOST_SLIPS = 0.5  # of them: beyond it a list is the other one
 
 

@@ -10,6 +10,9 @@ candidates sorted by the truth with 5 % of them wrong, and origins as 2D classif
 real: seven micrographs, each picked by what the other six taught. Labels: LoG candidates sorted by
 the CryoPPP centres, none wrong, or the sparse manual ones (--labels manual).
 
+Columns: `off` is the expected calibration error of all candidates' chances, `false5` the share of
+false picks at the threshold of gen_picks.py --fdr 0.05; both against the truth.
+
 Every step keeps what it made in DIR, so that a run that was stopped goes on. Needs RELION 3.1.
 """
 
@@ -34,7 +37,7 @@ from scipy.spatial import cKDTree  # noqa: E402
 import gen_data  # noqa: E402
 import gen_model  # noqa: E402
 import gen_picks  # noqa: E402
-from apbc_common import mrc, relion  # noqa: E402
+from apbc_common import classbin, decision, mrc, relion, results  # noqa: E402
 
 APIX = 1.77
 DIAMETER = {"standard": 180, "hard": 180, "few": 270}  # A
@@ -50,7 +53,8 @@ WAYS = {
     "both": ("--members", 5, "--rounds", 2),
 }  # how gen_model.py is told to learn
 SAID = "said.txt"  # what gen_model.py printed
-COLUMNS = ("precision", "recall", "f1", "best_f1", "ap", "doubles", "distance")
+COLUMNS = "precision recall f1 best_f1 ap doubles off false5 distance".split()
+FDR = 0.05
 
 
 def shell(log, *command, cwd):
@@ -185,7 +189,7 @@ def teach_and_pick(project, data, way, seed, star, folder):
     return lists
 
 
-def judge(truth, diameter, picks, candidates):
+def judge(truth, diameter, picks, candidates, model=None):
     """Score picks at their own cut; the best cut and the AP are of the candidates."""
     wanted = score.read_truth(truth)
     found, others = (score.read_picks(score.files_of(str(path))) for path in (picks, candidates))
@@ -193,7 +197,26 @@ def judge(truth, diameter, picks, candidates):
     at_cut |= {name: of_all[name] for name in ("best_f1", "ap")}
     at_cut["distance"] *= APIX
     at_cut["doubles"] = doubles(found, wanted, diameter / APIX) / max(at_cut["picks"], 1)
-    return at_cut
+    return at_cut | (chances(model, wanted, others, diameter / APIX) if model else {})
+
+
+def chances(model, truth, candidates, diameter):
+    """Return how far the chances of candidates are off, and what is false at --fdr FDR."""
+    expected = classbin.read_model_record(model)["calibration"]["expected"]
+    judged = np.concatenate(
+        [
+            score.judge(candidates[stem], one, 0.3 * diameter, score.IGNORED_REACH * diameter)
+            for stem, one in truth.items()
+            if stem in candidates
+        ]
+    )
+    chance, right = judged[:, 0], np.isfinite(judged[:, 1])
+    level = decision.level(expected, FDR)
+    sure = chance >= level["from"] if level else np.zeros(len(chance), bool)
+    return {
+        "off": results.reliability({"label": right, "probability": chance})[2],
+        "false5": float(1 - right[sure].mean()) if sure.any() else float("nan"),
+    }
 
 
 def doubles(picks, truth, diameter):
@@ -222,7 +245,8 @@ def simulated(folder, preset, seed, args):
         cut_windows(project, data, seed, *common, *from_micrographs(diameter, BOX[preset], times))
         picks = teach_and_pick(project, data, way, seed, "test.star", data / way)
         unit = "" if times == "box" else " d"
-        yield f"from micrographs, {times}{unit}, {way}", judge(truth, diameter, *picks)
+        found = judge(truth, diameter, *picks, data / way / "model.h5")
+        yield f"from micrographs, {times}{unit}, {way}", found
     if args.crossings:
         data = project / "stacks"
         cut_windows(project, data, seed, *common, "--diameter", diameter)
@@ -248,11 +272,11 @@ def grid_picks(project, preset, times, truth, diameter):
         yield f"from {source}, sorts the grid", judge(truth, diameter, *lists)
 
 
-def table(results):
+def table(rows):
     """Print the median over seeds of each row, and F1 of each seed."""
     print(f"{'':34}", *(f"{name:>9}" for name in COLUMNS), "  F1 of each")
-    for name, found in results.items():
-        cells = [statistics.median(one[column] for one in found) for column in COLUMNS]
+    for name, found in rows.items():
+        cells = [statistics.median(one.get(column, np.nan) for one in found) for column in COLUMNS]
         numbers = [f"{value:9.3f}" for value in cells[:-1]] + [f"{cells[-1]:9.1f}"]
         print(f"{name:34}", *numbers, "  " + " ".join(f"{one['f1']:.3f}" for one in found))
 
@@ -260,13 +284,13 @@ def table(results):
 def run_simulated(args):
     """Print a table for each preset."""
     for preset in args.presets:
-        results = {}
+        rows = {}
         for seed in args.seeds:
             for name, found in simulated(args.dir, preset, seed, args):
-                results.setdefault(name, []).append(found)
+                rows.setdefault(name, []).append(found)
                 print(f"{preset} {seed} {name}: F1 {found['f1']:.3f}", file=sys.stderr, flush=True)
         print(f"\n{preset}: seeds {args.seeds}; F1 at the default threshold, distance in A")
-        table(results)
+        table(rows)
 
 
 def make_real(project, data):
