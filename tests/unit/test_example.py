@@ -1,4 +1,4 @@
-"""The beta-galactosidase example: simulate.py, pick_log.py and score.py."""
+"""The beta-galactosidase example: simulate.py, pick_log.py, label.py and score.py."""
 
 import csv
 import importlib.util
@@ -10,9 +10,10 @@ from pathlib import Path
 import mrcfile
 import numpy as np
 import pytest
+from conftest import BINNED, SCALE, particle_rows, particles_star
 from scipy import fft
 
-from apbc_common import relion, star
+from apbc_common import mrc, relion, star
 
 FOLDER = Path(__file__).resolve().parents[2] / "beta-galactosidase"
 
@@ -25,7 +26,7 @@ def load(name):
     return module
 
 
-simulate, pick_log, score = load("simulate"), load("pick_log"), load("score")
+simulate, pick_log, score, label = map(load, ("simulate", "pick_log", "score", "label"))
 
 
 def make(project, *options):
@@ -475,6 +476,64 @@ def test_log_errors_are_one_line(tmp_path, capsys, options, code, message):
         found = end.code
     assert found == code
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+# --- label.py ------------------------------------------------------------------------------------
+
+
+def labelled(project, *options):
+    """Label 400 candidates 3 px beside particles and broken ones; return row, x - origin of each.
+
+    Those of particles have the even rows; their tilts go from 0 to 179 degrees.
+    """
+    xy = np.stack([100 + 40.0 * np.arange(400), np.full(400, 300.0)], axis=1)
+    (project / "truth").mkdir(parents=True, exist_ok=True)
+    kinds = ["good", "broken"] * 200
+    rows = [
+        f"{x - 3},{y},{kind},0,{179 * i / 399 if kind == 'good' else ''},0"
+        for i, ((x, y), kind) in enumerate(zip(xy, kinds, strict=True))
+    ]
+    (project / "truth/a.csv").write_text("\n".join(["x,y,kind,rot,tilt,psi", *rows, ""]))
+    stack = project / "Extract/job005/Micrographs/a.mrcs"
+    mrc.write(stack, np.zeros((len(xy), SCALE, SCALE), np.float32), BINNED)
+    lines = particle_rows("job005", "Micrographs/a.mrc", xy, 0)
+    (project / "all.star").write_text(particles_star(lines))
+    words = ["-p", project, "-i", "all.star", "--truth", "truth", "--diameter", 20, "--apix", 1]
+    assert label.main([str(word) for word in [*words, "--centring", 0.01, *options]]) == 0
+    found = {}
+    for kind in ("good", "bad"):
+        particles = relion.read_particles(project, project / f"Select/{kind}/particles.star")
+        row = ((particles.xy[:, 0] - 100) / 40).round().astype(int)
+        found[kind] = row, particles.xy - relion.origins(particles)
+    return found
+
+
+def test_labels_are_the_truth_and_origins_lead_to_the_centre(tmp_path):
+    found = labelled(tmp_path, "--wrong", 0)
+    row, centre = found["good"]
+    assert row.tolist() == list(range(0, 400, 2))
+    assert centre[:, 0] == pytest.approx(100 + 40 * row - 3, abs=0.1)
+    assert found["bad"][0].tolist() == list(range(1, 400, 2))
+
+
+def test_some_labels_are_wrong(tmp_path, capsys):
+    good = labelled(tmp_path, "--wrong", 0.2)["good"][0]
+    wrong = (good % 2).sum() + 200 - (good % 2 == 0).sum()
+    assert 50 < wrong < 110
+    assert f"good: {len(good)}, {(good % 2).sum()} of them wrong" in capsys.readouterr().out
+
+
+def test_all_labels_are_off_to_one_side(tmp_path):
+    row, centre = labelled(tmp_path, "--wrong", 0, "--shift", 5)["good"]
+    assert centre[:, 0] == pytest.approx(100 + 40 * row - 3 + 5, abs=0.1)
+    assert centre[:, 1] == pytest.approx(300, abs=0.1)
+
+
+def test_views_near_the_axis_are_bad(tmp_path):
+    good = labelled(tmp_path, "--wrong", 0, "--cone", 30)["good"][0]
+    tilt = 179 * good / 399
+    assert tilt.min() == pytest.approx(30, abs=1) and tilt.max() == pytest.approx(150, abs=1)
+    assert (good % 2 == 0).all() and len(good) == pytest.approx(200 * 120 / 180, abs=3)
 
 
 # --- score.py ------------------------------------------------------------------------------------
