@@ -152,13 +152,14 @@ def generate(project, data, out, settings_file, options, clear):
         suspects.check(project, dataset)
     networks = rounds.kept(target, options)
     with run.writing([*outputs, *optional, *networks]):
-        found = []
+        said = []
         if options["search"]:
             settings, line = search.search(pixels, windows, options, target)
-            found.append(line)
-        models, logs, windows, said = rounds.learn(
+            said.append(line)
+        models, logs, windows, revised = rounds.learn(
             project, dataset, pixels, windows, parts, options, settings, target
         )
+        said += revised
         model = network.all_ways(*models)
         scores = score(model, pixels, windows, parts, options["batch"])
         model, decided, doubts = decide(project, model, dataset, windows, parts, scores)
@@ -176,7 +177,7 @@ def generate(project, data, out, settings_file, options, clear):
         print(f"{len(log['loss'])} epochs; loss {last['loss']:.3f}, val {last['val_loss']:.3f}")
     print_results(windows, scores, decided)
     print_decision(decided)
-    print("\n".join([*found, *said, f"model, results and picture -> {target.folder}"]))
+    print("\n".join([*said, f"model, results and picture -> {target.folder}"]))
 
 
 def test(project, data, model_file, out, batch):

@@ -8,6 +8,7 @@ import json
 import time
 
 import numpy as np
+from scipy import stats
 
 from . import ApbcError, cli, files, learning, network, results, samples
 from .learning import Settings
@@ -16,11 +17,11 @@ VERSION = 1  # of a settings file: what learning.Settings has
 FOLDS = 3  # of the micrographs; each setting learns without each of them
 SHARE = 0.5  # of the epochs, in a trial
 SPACE = {
-    "rate": ("log", 5e-4, 5e-3),
-    "width": ("one", (0.5, 0.75, 1.0, 1.5)),
-    "dropout": ("one", (0.0, 0.25, 0.5, 0.7)),
-    "jitter": ("one", (0.0, 0.1, 0.2)),
-}  # of each setting: where it is drawn from
+    "rate": stats.loguniform(5e-4, 5e-3),
+    "width": (0.5, 0.75, 1.0, 1.5),
+    "dropout": (0.0, 0.25, 0.5, 0.7),
+    "jitter": (0.0, 0.1, 0.2),
+}  # where settings are drawn from
 LIMITS = {"rate": (1e-6, 0.1), "width": (0.1, 10), "dropout": (0, 0.95), "jitter": (0, 1)}
 PLACES = 4  # decimals of a score
 SCORES = [f"fold {number}" for number in range(1, FOLDS + 1)]
@@ -31,14 +32,9 @@ DONE, STOPPED = "done", "stopped"
 
 def draw(count, seed) -> list[Settings]:
     """Return settings to try: the usual ones, then some at random; the same of one seed."""
-    from scipy import stats
     from sklearn.model_selection import ParameterSampler
 
-    space = {
-        name: stats.loguniform(*rest) if kind == "log" else rest[0]
-        for name, (kind, *rest) in SPACE.items()
-    }
-    found = ParameterSampler(space, count - 1, random_state=seed)
+    found = ParameterSampler(SPACE, count - 1, random_state=seed)
     rounded = ({name: float(f"{value:.3g}") for name, value in one.items()} for one in found)
     return [Settings(), *(Settings(**one) for one in rounded)]
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measure what wrong, shifted and one-sided labels do to the picks of `standard`.
+"""Measure what labels do to the picks: wrong, shifted, one-sided ones, and kinds left out.
 
 Example: python tests/bench/labels.py --dir Bench --cases usual shifted --ways plain rounds
 
@@ -7,6 +7,8 @@ Sets of accuracy.py, learnt anew with labels that err on purpose: the case `usua
 wrong, 5 A off. `shifted`: off by a normal error of 0.075 boxes along x and y; `oneway`: by a tenth
 of a box along x, all; `wrong0` to `wrong30`: so many of 100 labels are turned round; `cone`: none
 is, but particles seen along their z axis, give or take 30 degrees, are all in the bad list.
+`nobad` learns without the bad particles and the places beside them, `nobackground` without the
+places that no list holds; thresholds are chosen on micrographs where all are.
 
 Columns: F1 at the default threshold; distance in A; recall of the views in that cone, of all
 others, and of the micrographs nearer to focus and farther off than the median. Of ways with
@@ -17,6 +19,7 @@ how many of the first 200 suspects are wrong. Medians over seeds.
 import argparse
 import csv
 import itertools
+import json
 import re
 import statistics
 import sys
@@ -31,31 +34,51 @@ from scipy.spatial import cKDTree  # noqa: E402
 
 from apbc_common import relion  # noqa: E402
 
-PRESET, CONE = "standard", 30
-BOX = accuracy.BOX[PRESET] * accuracy.APIX
-REACH = 0.3 * accuracy.DIAMETER[PRESET] / accuracy.APIX
+CONE = 30
 FIRST = 200  # suspects
 CASES = {
-    "usual": (),
-    "shifted": ("--centring", 0.075 * BOX),
-    "oneway": ("--shift", 0.1 * BOX),
-    **{f"wrong{percent}": ("--wrong", percent / 100) for percent in (0, 10, 20, 30)},
-    "cone": ("--wrong", 0, "--cone", CONE),
-}
+    "usual": None,
+    "shifted": lambda box: ("--centring", 0.075 * box),
+    "oneway": lambda box: ("--shift", 0.1 * box),
+    "wrong0": lambda box: ("--wrong", 0),
+    "wrong10": lambda box: ("--wrong", 0.1),
+    "wrong20": lambda box: ("--wrong", 0.2),
+    "wrong30": lambda box: ("--wrong", 0.3),
+    "cone": lambda box: ("--wrong", 0, "--cone", CONE),
+    "nobad": lambda box: (),
+    "nobackground": lambda box: (),
+}  # options of label.py, by the box in A
+LEFT_OUT = {"nobad": {"bad", "beside"}, "nobackground": {"offcentre", "beside", "empty"}}
 LINKED = "Micrographs AutoPick Extract truth truth_test learn.star test.star".split()
 
 
-def make_case(folder, case, seed):
+def make_case(folder, preset, case, seed):
     """Link a set of accuracy.py, and label it in another way."""
-    base, project = folder / f"{PRESET}{seed}", folder / f"{PRESET}{seed}_{case}"
-    accuracy.make_simulated(base, PRESET, seed)
+    base, project = folder / f"{preset}{seed}", folder / f"{preset}{seed}_{case}"
+    accuracy.make_simulated(base, preset, seed)
+    if case == "usual":
+        return base
     if not (project / "Select").exists():
         project.mkdir(exist_ok=True)
         for name in LINKED:
             if not (project / name).exists():
                 (project / name).symlink_to(base / name)
-        accuracy.label(project, PRESET, seed, *CASES[case])
+        box = accuracy.BOX[preset] * accuracy.APIX
+        accuracy.label(project, preset, seed, *CASES[case](box))
     return project
+
+
+def leave_out(data, kinds):
+    """Take windows of some kinds out of what a data set teaches."""
+    record = json.loads((data / "dataset.json").read_text())
+    taught = {name for name, one in record["micrographs"].items() if one["part"] == "train"}
+    lines = (data / "train.star").read_text().splitlines()
+    rows = [line.split() for line in lines]
+    kept = [not (len(row) == 5 and row[0] in taught and row[3] in kinds) for row in rows]
+    (data / "train.star").write_text("\n".join([*itertools.compress(lines, kept), ""]))
+    left = [row[3] for row, keep in zip(rows, kept, strict=True) if keep and len(row) == 5]
+    record["counts"]["train"] = {"good": left.count("good"), "bad": len(left) - left.count("good")}
+    (data / "dataset.json").write_text(json.dumps(record))
 
 
 def read_truth(project):
@@ -68,7 +91,7 @@ def read_truth(project):
     return truth
 
 
-def recalls(project, picks, truth):
+def recalls(project, picks, truth, reach):
     """Return the recall of views in the cone and of others, near to focus and far from it."""
     block = relion.table(project / "test.star", relion.MICROGRAPH, "micrograph")
     names = block.read(relion.MICROGRAPH)[relion.MICROGRAPH]
@@ -76,7 +99,7 @@ def recalls(project, picks, truth):
     found, tilt, far = [], [], []
     for name, value in zip(names, defocus, strict=True):
         one = truth[Path(name).stem]
-        found.append(cKDTree(picks[Path(name).stem][:, :2]).query(one[:, :2])[0] <= REACH)
+        found.append(cKDTree(picks[Path(name).stem][:, :2]).query(one[:, :2])[0] <= reach)
         tilt.append(one[:, 2])
         far.append(np.full(len(one), value > np.median(defocus)))
     found, tilt, far = (np.concatenate(part) for part in (found, tilt, far))
@@ -85,29 +108,29 @@ def recalls(project, picks, truth):
     return {name: found[part].mean() for name, part in parts.items()}
 
 
-def is_particle(truth, micrographs, xy):
+def is_particle(truth, reach, micrographs, xy):
     """Return which places are those of whole particles."""
     return np.array(
         [
-            np.hypot(*(truth[Path(name).stem][:, :2] - at).T).min() <= REACH
+            np.hypot(*(truth[Path(name).stem][:, :2] - at).T).min() <= reach
             for name, at in zip(micrographs, xy, strict=True)
         ]
     )
 
 
-def doubts(project, folder, truth):
+def doubts(project, folder, truth, reach):
     """Return estimated and true shares of wrong labels, and how many first suspects are wrong."""
     said = re.search(r"as it seems: ([\d.]+)% of the good, ([\d.]+)% of the bad", read_said(folder))
     row = {}
     for kind, share in zip(("good", "bad"), said.groups(), strict=True):
         listed = relion.read_particles(project, project / f"Select/{kind}/particles.star")
         names = np.array(listed.micrographs, object)[listed.micrograph]
-        wrong = is_particle(truth, names, listed.xy) != (kind == "good")
+        wrong = is_particle(truth, reach, names, listed.xy) != (kind == "good")
         row |= {f"{kind}: said": float(share) / 100, f"{kind}: is": wrong.mean()}
     block = relion.table(folder / "suspects.star", "apbcKind", "suspect")
     text = block.read(relion.MICROGRAPH, "apbcKind").head(FIRST)
     xy = block.numbers(relion.X, relion.Y)[:FIRST]
-    good = is_particle(truth, text[relion.MICROGRAPH], xy)
+    good = is_particle(truth, reach, text[relion.MICROGRAPH], xy)
     return row | {"suspects": (good != (text["apbcKind"] == "good").to_numpy()).mean()}
 
 
@@ -116,24 +139,25 @@ def read_said(folder):
     return (folder / accuracy.SAID).read_text()
 
 
-def measure(folder, case, way, seed):
+def measure(folder, preset, case, way, seed):
     """Teach and pick; return the row's figures."""
-    project = make_case(folder, case, seed)
-    data = project / "data"
+    project = make_case(folder, preset, case, seed)
+    data, diameter = project / "micrographs_1.5", accuracy.DIAMETER[preset]
     lists = "-g", "Select/good/particles.star", "-b", "Select/bad/particles.star"
-    diameter = accuracy.DIAMETER[PRESET]
-    cut = accuracy.from_micrographs(diameter, accuracy.BOX[PRESET], 1.5)
+    cut = accuracy.from_micrographs(diameter, accuracy.BOX[preset], 1.5)
     accuracy.cut_windows(project, data, seed, *lists, "-m", "learn.star", *cut)
+    if case in LEFT_OUT:
+        leave_out(data, LEFT_OUT[case])
     files = accuracy.teach_and_pick(project, data, way, seed, "test.star", data / way)
     found = accuracy.judge(project / "truth_test", diameter, *files)
-    truth = read_truth(project)
-    row = {name: found[name] for name in ("f1", "distance")}
-    row |= recalls(project, score.read_picks([files[0]]), truth)
+    truth, reach = read_truth(project), 0.3 * diameter / accuracy.APIX
+    row = {name: found[name] for name in ("f1", "best_f1", "ap", "distance")}
+    row |= recalls(project, score.read_picks([files[0]]), truth, reach)
     if "--members" in accuracy.WAYS[way]:
-        row |= doubts(project, data / way, truth)
+        row |= doubts(project, data / way, truth, reach)
     for line in read_said(data / way).splitlines():
         if line.startswith(("after round", "wrong labels")):
-            print(f"{case} {seed} {way}: {line}", file=sys.stderr, flush=True)
+            print(f"{preset} {case} {seed} {way}: {line}", file=sys.stderr, flush=True)
     return row
 
 
@@ -147,17 +171,19 @@ def main():
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--dir", type=Path, required=True, help="where accuracy.py keeps its sets")
+    presets = list(accuracy.DIAMETER)
+    parser.add_argument("--preset", choices=presets, default="standard")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--ways", nargs="+", choices=accuracy.WAYS, default=["plain", "rounds"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     args = parser.parse_args()
     folder = args.dir.resolve()
     for case, way in itertools.product(args.cases, args.ways):
-        rows = [measure(folder, case, way, seed) for seed in args.seeds]
+        rows = [measure(folder, args.preset, case, way, seed) for seed in args.seeds]
         cells = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
         text = ", ".join(f"{name} {value:.3f}" for name, value in cells.items())
         each = " ".join(f"{row['f1']:.3f}" for row in rows)
-        print(f"{case:8} {way:8} {text}; F1 {each}", flush=True)
+        print(f"{args.preset} {case:12} {way:8} {text}; F1 {each}", flush=True)
 
 
 if __name__ == "__main__":
