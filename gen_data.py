@@ -165,6 +165,11 @@ def window_source(project, lists, micrographs_star, box, options):
     source = windows.Micrographs(project, lists, geometry, options["seed"], listed)
     if source.outside:
         cli.warn(f"{source.outside} particles lie outside their micrographs; left out")
+    x, y = source.off
+    print(
+        f"good: the middle of their average is {x:.1f}, {y:.1f} A off, give or take "
+        f"{source.spread:.1f}" + ("; all are moved there" if source.moved else "")
+    )
     if not source.centred:
         cli.warn(
             f"{lists['good'].block.path}: no columns {', '.join(relion.ORIGIN_ANGST)}; particles "

@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from scipy import fft, ndimage
 
+from . import peaks
+
 CLIP = 4.0  # standard deviations that 0 and 255 stand for
 MIDDLE = 127.5  # grey value of the mean
 DEVIATION = MIDDLE / CLIP  # grey values of a standard deviation
@@ -201,6 +203,32 @@ def diameter(average) -> float:
         return 2.0 * rim
     lost = np.flatnonzero(profile < 1 - EDGE)
     return 2.0 * max(int(lost[0]), 1) if len(lost) and lost[0] else float(n)
+
+
+def middle(average, reach) -> np.ndarray:
+    """Find the place that an average looks the same from both sides of.
+
+    Particles lie at any angle in the plane, so that their average has no direction. If the middle
+    is at c, its correlation with itself, turned by half about n/2, is highest at twice c.
+
+    Parameters
+    ----------
+    average : ndarray, shape (n, n)
+        n is even.
+    reach : float
+        The farthest that it may be, in pixels.
+
+    Returns
+    -------
+    ndarray of float64, shape (2,)
+        x, y in pixels from index n/2; 0, 0 if there is no such place.
+    """
+    n = len(average)
+    spectrum = fft.fft2(average - average.mean())
+    found, _ = peaks.maxima(fft.fftshift(fft.ifft2(spectrum * spectrum).real))
+    away = (found - n // 2) / 2
+    near = away[np.hypot(*away.T) <= reach]
+    return near[0] if len(near) else np.zeros(2)
 
 
 def faults(images) -> list[str]:

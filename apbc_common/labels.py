@@ -11,10 +11,9 @@ import dataclasses
 import numpy as np
 
 from . import decision, direct
-from .windows import OFFCENTRE
+from .windows import OFFCENTRE, REACH
 
 RADIUS = 0.3  # of the diameter, within which a peak is a listed particle
-REACH = 0.2  # of the box, that a good particle may move
 ERROR = 0.04  # of the diameter: how far peaks are from their particles, in sets with a truth
 LIKELY = 0.5  # chance from which a label is taken for wrong, a peak for a particle
 

@@ -20,7 +20,10 @@ from .classbin import KINDS
 TEST_SHARE = 0.2  # of the particles, or of the micrographs
 VALIDATION_SHARE = 0.2  # of what is not for testing
 CHUNK = 1 << 24  # pixels conditioned at a time
-AVERAGED = 500  # good particles, at most, in the average that the diameter is measured on
+AVERAGED = 500  # good particles, about, in the average that is measured
+REACH = 0.2  # of the box, that a good particle may move
+DRAWN = 30  # averages of other particles, to say how sure their middle is
+SURE = 3  # deviations that it must be off, to be believed
 OFFCENTRE = (0.2, 0.5)  # of the box: how far from a good particle's centre
 PER_GOOD = {"offcentre": 1, "empty": 1}  # derived windows a good particle
 PER_BAD = 1  # windows beside a bad particle: shifted, it is as bad
@@ -175,7 +178,8 @@ class Micrographs:
     ----------
     project : path-like
     lists : dict of str to relion.Particles
-        By kind; good particles are moved by the origins of a 2D classification.
+        By kind; good particles are moved by the origins of a 2D classification, and all by one
+        step more where their average shows that they are off.
     geometry : Geometry
     seed : int
     listed : relion.Micrographs
@@ -201,10 +205,13 @@ class Micrographs:
         self.coarsest = max(self.apix[name] for name in self.names)
         shifts = {"good": relion.origins(lists["good"])}
         self.centred = shifts["good"] is not None
-        self.outside = 0
-        self.places = {name: {} for name in self.names}  # kind -> (rows, xy)
-        for kind, particles in lists.items():
-            self._place(kind, particles, shifts.get(kind))
+        self._place(shifts)
+        self.good = self._good()
+        self.off, self.spread = self._measure()
+        self.moved = bool(np.hypot(*self.off) > SURE * self.spread)
+        if self.moved:
+            self._place(shifts | {"good": (shifts["good"] if self.centred else 0) - self.off})
+            self.good = self._good()
         self.parts = self._split()
 
     def _read_sizes(self, star):
@@ -226,18 +233,35 @@ class Micrographs:
             )
         return sizes
 
-    def _place(self, kind, particles, shift):
-        """Note where each particle of a kind is; count and leave out what lies outside."""
-        xy = particles.xy
-        if shift is not None:
-            apix = np.array([self.apix[name] for name in particles.micrographs])
-            xy = xy - shift / apix[particles.micrograph, None]
-        for index, name in enumerate(particles.micrographs):
-            rows = np.flatnonzero(particles.micrograph == index)
-            size = self.sizes[name]
-            inside = ((xy[rows] >= 0) & (xy[rows] < (size.nx, size.ny))).all(axis=1)
-            self.outside += int((~inside).sum())
-            self.places[name][kind] = rows[inside], xy[rows[inside]]
+    def _place(self, shifts):
+        """Note where the particles of each kind are; count and leave out what lies outside."""
+        self.outside = 0
+        self.places = {name: {} for name in self.names}  # kind -> (rows, xy)
+        for kind, particles in self.lists.items():
+            xy = particles.xy
+            if shifts.get(kind) is not None:
+                apix = np.array([self.apix[name] for name in particles.micrographs])
+                xy = xy - shifts[kind] / apix[particles.micrograph, None]
+            for index, name in enumerate(particles.micrographs):
+                rows = np.flatnonzero(particles.micrograph == index)
+                size = self.sizes[name]
+                inside = ((xy[rows] >= 0) & (xy[rows] < (size.nx, size.ny))).all(axis=1)
+                self.outside += int((~inside).sum())
+                self.places[name][kind] = rows[inside], xy[rows[inside]]
+
+    def _measure(self):
+        """Return how far the middle of the good particles' average is from where they are, A.
+
+        What 2D classes or people share in error, no network can see that learns from it. Returns x
+        and y, and how far those of averages of other particles scatter.
+        """
+        if not (count := len(self.good)):
+            return np.zeros(2), np.inf
+        rng, reach = np.random.default_rng(self.seed), REACH * self.geometry.size
+        averages = [self.good, *(self.good[rng.integers(0, count, count)] for _ in range(DRAWN))]
+        found = [images.middle(some.mean(axis=0), reach) for some in averages]
+        found = np.array(found) * self.geometry.apix
+        return found[0], float(np.hypot(*found[1:].std(axis=0)))
 
     def _xy(self, name, *kinds):
         found = [self.places[name][kind][1] for kind in kinds if kind in self.places[name]]
@@ -321,12 +345,16 @@ class Micrographs:
 
     def average(self) -> np.ndarray:
         """Return the mean of good windows, (size, size)."""
-        total, count = 0, 0
+        return self.good.mean(axis=0)
+
+    def _good(self) -> np.ndarray:
+        """Return good windows of as many micrographs as hold AVERAGED: uint8 (N, size, size)."""
+        found, count = [np.empty((0, *2 * [self.geometry.size]), np.uint8)], 0
         for name in self.names:
             if count < AVERAGED and len(good := self._xy(name, "good")):
-                cut = self.cut(name, good)
-                total, count = total + cut.sum(axis=0, dtype=float), count + len(cut)
-        return total / count
+                found.append(self.cut(name, good))
+                count += len(good)
+        return np.concatenate(found)
 
     def record(self) -> dict:
         """Return what dataset.json says of the source."""
@@ -334,6 +362,8 @@ class Micrographs:
             "source": "micrograph",
             "split": "by micrograph",
             "recentred": self.centred,
+            "off_angst": self.off.round(2).tolist(),
+            "moved": self.moved,
             "micrographs": {
                 name: {"apix": self.apix[name], "part": self.parts[name]} for name in self.names
             },
