@@ -107,6 +107,9 @@ def generate(project, starred, micrographs_star, options, out, clear):
     )
     box = describe(lists)
     source = window_source(project, lists, micrographs_star, box, options)
+    sign = check_contrast(project, lists, micrographs_star, options["from_micrographs"])
+    if options["from_micrographs"]:
+        centre(source)
     work, counts, derived = plan(source)
     picture = None if options["no_png"] else picture_of
     outputs = [*map(classbin.samples, PARTS), classbin.dataset]
@@ -115,7 +118,6 @@ def generate(project, starred, micrographs_star, options, out, clear):
     if run.finished(outputs):
         print(f"finished before: nothing to do. {summary(classbin, counts, derived)}")
         return
-    sign = check_contrast(project, lists, micrographs_star, options["from_micrographs"])
     how = relion.extract_norm(project, lists["good"].stacks[0], box.box)
     record = {
         **scale_record(source, box, options),
@@ -165,17 +167,22 @@ def window_source(project, lists, micrographs_star, box, options):
     source = windows.Micrographs(project, lists, geometry, options["seed"], listed)
     if source.outside:
         cli.warn(f"{source.outside} particles lie outside their micrographs; left out")
-    x, y = source.off
-    print(
-        f"good: the middle of their average is {x:.1f}, {y:.1f} A off, give or take "
-        f"{source.spread:.1f}" + ("; all are moved there" if source.moved else "")
-    )
     if not source.centred:
         cli.warn(
             f"{lists['good'].block.path}: no columns {', '.join(relion.ORIGIN_ANGST)}; particles "
             "are taken as centred. The list of a 2D classification has them"
         )
     return source
+
+
+def centre(source):
+    """Take away what all good particles are off by, and say so."""
+    source.centre()
+    x, y = source.off
+    print(
+        f"good: the middle of their average is {x:.1f}, {y:.1f} A off, give or take "
+        f"{source.spread:.1f}" + ("; all are moved there" if source.moved else "")
+    )
 
 
 def scale_record(source, optics, options):

@@ -178,8 +178,7 @@ class Micrographs:
     ----------
     project : path-like
     lists : dict of str to relion.Particles
-        By kind; good particles are moved by the origins of a 2D classification, and all by one
-        step more where their average shows that they are off.
+        By kind; good particles are moved by the origins of a 2D classification.
     geometry : Geometry
     seed : int
     listed : relion.Micrographs
@@ -206,12 +205,7 @@ class Micrographs:
         shifts = {"good": relion.origins(lists["good"])}
         self.centred = shifts["good"] is not None
         self._place(shifts)
-        self.good = self._good()
-        self.off, self.spread = self._measure()
-        self.moved = bool(np.hypot(*self.off) > SURE * self.spread)
-        if self.moved:
-            self._place(shifts | {"good": (shifts["good"] if self.centred else 0) - self.off})
-            self.good = self._good()
+        self.off, self.moved = np.zeros(2), False
         self.parts = self._split()
 
     def _read_sizes(self, star):
@@ -249,19 +243,24 @@ class Micrographs:
                 self.outside += int((~inside).sum())
                 self.places[name][kind] = rows[inside], xy[rows[inside]]
 
-    def _measure(self):
-        """Return how far the middle of the good particles' average is from where they are, A.
+    def centre(self):
+        """Move all good particles to the middle of their average, where that is clearly elsewhere.
 
-        What 2D classes or people share in error, no network can see that learns from it. Returns x
-        and y, and how far those of averages of other particles scatter.
+        What people or 2D classes have shared in error, no network can see that learns from it.
+        Sets ``off``, x and y of that middle, and ``spread``, how far those of averages of other
+        particles scatter, in A; and ``moved``.
         """
-        if not (count := len(self.good)):
-            return np.zeros(2), np.inf
-        rng, reach = np.random.default_rng(self.seed), REACH * self.geometry.size
-        averages = [self.good, *(self.good[rng.integers(0, count, count)] for _ in range(DRAWN))]
+        good = self._good()
+        rng, count = np.random.default_rng(self.seed), len(good)
+        averages = [good, *(good[rng.integers(0, count, count)] for _ in range(DRAWN))]
+        reach = REACH * self.geometry.size
         found = [images.middle(some.mean(axis=0), reach) for some in averages]
         found = np.array(found) * self.geometry.apix
-        return found[0], float(np.hypot(*found[1:].std(axis=0)))
+        self.off, self.spread = found[0], float(np.hypot(*found[1:].std(axis=0)))
+        self.moved = bool(np.hypot(*self.off) > SURE * self.spread)
+        if self.moved:
+            shift = relion.origins(self.lists["good"]) if self.centred else 0
+            self._place({"good": shift - self.off})
 
     def _xy(self, name, *kinds):
         found = [self.places[name][kind][1] for kind in kinds if kind in self.places[name]]
@@ -345,11 +344,11 @@ class Micrographs:
 
     def average(self) -> np.ndarray:
         """Return the mean of good windows, (size, size)."""
-        return self.good.mean(axis=0)
+        return self._good().mean(axis=0)
 
     def _good(self) -> np.ndarray:
         """Return good windows of as many micrographs as hold AVERAGED: uint8 (N, size, size)."""
-        found, count = [np.empty((0, *2 * [self.geometry.size]), np.uint8)], 0
+        found, count = [], 0
         for name in self.names:
             if count < AVERAGED and len(good := self._xy(name, "good")):
                 found.append(self.cut(name, good))

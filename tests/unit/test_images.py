@@ -377,3 +377,17 @@ def test_extract_of_a_constant_picture_is_no_division_by_0():
 def test_extract_refuses_odd_boxes(box, scale):
     with pytest.raises(ValueError, match=f"box {box} and scale {scale or box} must be even"):
         images.extract(micrograph(), [[40, 40]], box, scale)
+
+
+@pytest.mark.parametrize("step", [(0.0, 0.0), (3.4, -2.2), (-7.5, 6.0)])
+def test_the_middle_of_an_average_of_particles_at_any_angle(step):
+    """300 dark bars in noise, all as far from the centre, as wide as a fifth of the window."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:64, :64] - 32.0
+    bars = []
+    for angle in rng.uniform(0, np.pi, 300):
+        along = (x - step[0]) * np.cos(angle) + (y - step[1]) * np.sin(angle)
+        across = (y - step[1]) * np.cos(angle) - (x - step[0]) * np.sin(angle)
+        bars.append(rng.normal(0, 1, (64, 64)) - np.exp(-(along**2) / 72 - across**2 / 18))
+    assert images.middle(np.mean(bars, axis=0), 13) == pytest.approx(step, abs=0.3)
+    assert np.hypot(*images.middle(np.mean(bars, axis=0), 2)) <= 2

@@ -301,15 +301,20 @@ def test_a_micrograph_of_another_pixel_size_gives_windows_of_the_same_scale(tmp_
         assert ndimage.center_of_mass(window > 200) == pytest.approx((12, 12), abs=0.6)
 
 
-def test_the_average_is_that_of_the_good(tmp_path):
-    lists = Lists(tmp_path, 4, each=8)
+def draw_spots(lists, step=(0.0, 0.0)):
+    """Give the micrographs a dark spot at so many pixels from each good particle."""
     rng = np.random.default_rng(1)
     for name in lists.names:
         picture = rng.normal(size=(NY, NX))
         y, x = np.indices(picture.shape)
-        for cx, cy in lists.xy["good"][name]:
+        for cx, cy in lists.xy["good"][name] + step:
             picture -= 6 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2) / (2 * 3.0**2))
-        mrc.write(tmp_path / name, picture, APIX)
+        mrc.write(lists.folder / name, picture, APIX)
+
+
+def test_the_average_is_that_of_the_good(tmp_path):
+    lists = Lists(tmp_path, 4, each=8)
+    draw_spots(lists)
     source = lists.source()
     source.narrow(120.0)
     average = source.average()
@@ -318,6 +323,36 @@ def test_the_average_is_that_of_the_good(tmp_path):
     dark[dark < dark.max() / 3] = 0
     assert ndimage.center_of_mass(dark) == pytest.approx((12, 12), abs=0.2)
     assert images.diameter(average) * 5.0 == pytest.approx(2 * 12 * np.sqrt(2 * np.log(10)), abs=12)
+
+
+@pytest.mark.parametrize("origin", [None, (-5.0, 3.0)])
+def test_what_all_good_particles_are_off_by_is_found_and_taken_away(tmp_path, origin):
+    lists = Lists(tmp_path, 4, each=8)
+    draw_spots(lists, (4.0, -2.5))
+    off = np.array([16.0, -10.0])  # A
+    origins = None
+    if origin:
+        origins = (["OriginXAngst", "OriginYAngst"], *origin)
+        off += origin
+    source = lists.source(origins)
+    bad = by_kind(source, "bad")
+    source.centre()
+    assert source.moved and source.off == pytest.approx(off, abs=1.5)
+    assert source.spread < 2
+    for name, found in by_kind(source, "good").items():
+        assert nearest(found, lists.xy["good"][name] + (4.0, -2.5)).max() < 0.5
+    assert by_kind(source, "bad") == bad
+    assert source.record()["off_angst"] == source.off.round(2).tolist()
+
+
+def test_what_is_centred_stays_where_it_is(tmp_path):
+    lists = Lists(tmp_path, 4, each=8)
+    draw_spots(lists)
+    source = lists.source()
+    before = by_kind(source, "good")
+    source.centre()
+    assert not source.moved and np.hypot(*source.off) < 1
+    assert by_kind(source, "good") == before
 
 
 # --- stacks --------------------------------------------------------------------------------------
