@@ -91,6 +91,7 @@ def test_gen_data_cuts_windows_from_the_micrographs(project, capsys):
     assert out.splitlines()[2:] == [
         f"good: contrast inverted from the micrographs {correlated}",
         f"bad: contrast inverted from the micrographs {correlated}",
+        "good: the middle of their average is -0.4, -0.8 A off, give or take 1.6",
         "diameter 156 A (measured), windows of 256 A",
         "120 train windows (24 good, 96 bad, 72 of them derived), 60 test windows (12 good, "
         f"48 bad, 36 of them derived), 0 skipped -> {project.path}/ClassBin",
