@@ -181,7 +181,15 @@ def test_gen_model_writes_history_results_and_picture(project, capsys):
         assert picture.size == (1200, 1560)
     model = json.loads((project / "ClassBin/model.json").read_text())
     assert model["dataset"] == json.loads((project / "ClassBin/dataset.json").read_text())
-    assert model["options"] == {"epochs": 2, "batch": 16, "members": 1, "rounds": 1, "seed": 3}
+    assert model["options"] == {
+        "epochs": 2,
+        "batch": 16,
+        "members": 1,
+        "rounds": 1,
+        "search": None,
+        "seed": 3,
+        "settings": {"rate": 0.002, "width": 1.0, "dropout": 0.5, "jitter": 0.0},
+    }
     assert 0 <= model["threshold"] <= 1
     assert (model["versions"]["apbc"], model["versions"]["keras"][0]) == ("1.0.0", "3")
     kinds = [line.split()[1] for line in model["layers"]]
