@@ -247,6 +247,7 @@ def draw_search(path, tried, names, done):
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib import ticker
 
     figure, cells = plt.subplots(
         1, len(names), figsize=(12, 3.5), sharey=True, layout="constrained"
@@ -258,8 +259,13 @@ def draw_search(path, tried, names, done):
             values = [[row[key] for row in rows] for key in (name, "mean")]
             axes.scatter(*values, color=colour, label=state)
         axes.scatter(best[name], best["mean"], s=150, facecolors="none", edgecolors="C3")
-        axes.set(xlabel=name, xscale="log" if name == "rate" else "linear")
+        axes.set(xlabel=name)
         axes.grid(alpha=0.3)
+        if name == "rate":
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.minorticks_off()
     cells[0].set_ylabel("average precision")
     cells[0].legend()
     figure.suptitle("settings tried; a circle round the best")
