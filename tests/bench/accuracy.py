@@ -396,15 +396,20 @@ def run_real(args):
     print("median:", *(f"{n} {statistics.median(r[n] for r in found):.3f}" for n in found[0]))
 
 
-def build_parser():
-    """Return the parser."""
-    title, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="accuracy.py",
+def new_parser(prog, doc):
+    """Return a parser that a script's docstring describes."""
+    title, _, rest = doc.partition("\n\n")
+    return argparse.ArgumentParser(
+        prog=prog,
         description=title,
         epilog=rest,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def build_parser():
+    """Return the parser."""
+    parser = new_parser("accuracy.py", __doc__)
     sub = parser.add_subparsers(required=True)
     one = sub.add_parser("simulated", help="the simulated presets")
     one.add_argument("--presets", nargs="+", choices=DIAMETER, default=list(DIAMETER))

@@ -16,7 +16,6 @@ members: the share of wrong labels in the good and in the bad list, as estimated
 how many of the first 200 suspects are wrong. Medians over seeds.
 """
 
-import argparse
 import csv
 import itertools
 import json
@@ -163,13 +162,7 @@ def measure(folder, preset, case, way, seed):
 
 def main():
     """Print a line for each case and way."""
-    title, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="labels.py",
-        description=title,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = accuracy.new_parser("labels.py", __doc__)
     parser.add_argument("--dir", type=Path, required=True, help="where accuracy.py keeps its sets")
     presets = list(accuracy.DIAMETER)
     parser.add_argument("--preset", choices=presets, default="standard")

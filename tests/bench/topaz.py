@@ -10,7 +10,6 @@ list's centres, and the number of particles that the share of good candidates le
 that of the scores from 0 on. What was made is kept.
 """
 
-import argparse
 import statistics
 import sys
 import venv
@@ -119,13 +118,7 @@ def measure(topaz, folder, preset, seed):
 
 def main():
     """Print a table for each preset."""
-    title, _, rest = __doc__.partition("\n\n")
-    parser = argparse.ArgumentParser(
-        prog="topaz.py",
-        description=title,
-        epilog=rest,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = accuracy.new_parser("topaz.py", __doc__)
     parser.add_argument("--dir", type=Path, required=True, help="where accuracy.py keeps its sets")
     presets = list(accuracy.DIAMETER)
     parser.add_argument("--presets", nargs="+", choices=presets, default=presets)
