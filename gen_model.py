@@ -57,7 +57,7 @@ def build_parser():
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--search",
-        type=several,
+        type=whole(2, MOST_SETTINGS),
         metavar="N",
         help="try N settings of learning on parts of the micrographs, and learn with the best",
     )
@@ -75,7 +75,7 @@ def build_parser():
     )
     parser.add_argument(
         "--members",
-        type=few,
+        type=whole(1, MOST),
         default=1,
         metavar="N",
         help="networks whose scores are averaged, each taught without another part of the "
@@ -83,7 +83,7 @@ def build_parser():
     )
     parser.add_argument(
         "--rounds",
-        type=few,
+        type=whole(1, MOST),
         default=1,
         metavar="N",
         help="of training: between two, good particles move towards where they are found, and "
@@ -107,15 +107,10 @@ def build_parser():
     return parser
 
 
-def few(text) -> int:
-    """Argparse type: from 1 to MOST."""
-    return cli.number(text, int, lambda n: 1 <= n <= MOST, f"a whole number from 1 to {MOST}")
-
-
-def several(text) -> int:
-    """Argparse type: from 2 to MOST_SETTINGS."""
-    wanted = f"a whole number from 2 to {MOST_SETTINGS}"
-    return cli.number(text, int, lambda n: 2 <= n <= MOST_SETTINGS, wanted)
+def whole(low, high):
+    """Return an argparse type: a whole number from ``low`` to ``high``."""
+    wanted = f"a whole number from {low} to {high}"
+    return lambda text: cli.number(text, int, lambda n: low <= n <= high, wanted)
 
 
 def generate(project, data, out, settings_file, options, clear):
@@ -143,8 +138,7 @@ def generate(project, data, out, settings_file, options, clear):
     if run.finished(trained):  # only what tells of the model is missing
         test(project, data, target.model, out, options["batch"])
         return
-    if options["search"]:
-        search.folds(windows, options)
+    fold = search.folds(windows, options) if options["search"] else None
     pixels = samples.pixels(project, source.folder, dataset, windows)
     optional = [target.suspects, target.particles("rescued")]
     optional += [target.search_table, target.search_picture, target.settings]
@@ -154,7 +148,7 @@ def generate(project, data, out, settings_file, options, clear):
     with run.writing([*outputs, *optional, *networks]):
         said = []
         if options["search"]:
-            settings, line = search.search(pixels, windows, options, target)
+            settings, line = search.search(pixels, windows, fold, options, target)
             said.append(line)
         models, logs, windows, revised = rounds.learn(
             project, dataset, pixels, windows, parts, options, settings, target

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from . import ApbcError, files
+from . import ApbcError, files, images
 
 FILTERS = (16, 32, 64, 64)  # of the four convolutions
 DENSE = (128, 64)  # units of the two fully connected layers
@@ -70,7 +70,7 @@ def build_model(size, width=1.0, dropout=DROPOUT):
     layers = k.layers
     filters, dense = ([max(1, round(width * n)) for n in counts] for counts in (FILTERS, DENSE))
     windows = k.Input((size, size, 1), name="windows")
-    x = layers.Rescaling(1 / 127.5, offset=-1, name="grey")(windows)
+    x = layers.Rescaling(1 / images.MIDDLE, offset=-1, name="grey")(windows)
     for i, count in enumerate(filters, 1):
         x = layers.Conv2D(count, 5 if i == 1 else 3, activation="relu", name=f"convolution{i}")(x)
         x = layers.MaxPooling2D(2, name=f"pooling{i}")(x)

@@ -230,7 +230,7 @@ def _draw_table(axes, table):
     drawn.scale(0.9, 1.5)
 
 
-def draw_search(path, tried, names, done):
+def draw_search(path, tried, names, best):
     """Draw what settings brought: the score over each, pale where a trial was stopped.
 
     Parameters
@@ -240,8 +240,8 @@ def draw_search(path, tried, names, done):
         Settings by name, 'mean' and 'state'.
     names : list of str
         Of the settings.
-    done : str
-        The state of a trial that was not stopped.
+    best : dict
+        The best of those in whose 'state' it is.
     """
     import matplotlib
 
@@ -252,12 +252,11 @@ def draw_search(path, tried, names, done):
     figure, cells = plt.subplots(
         1, len(names), figsize=(12, 3.5), sharey=True, layout="constrained"
     )
-    best = max((row for row in tried if row["state"] == done), key=lambda row: row["mean"])
     for axes, name in zip(cells, names, strict=True):
-        for state, colour, of in ((done, "C0", True), ("stopped early", "0.7", False)):
-            rows = [row for row in tried if (row["state"] == done) == of]
+        for state in sorted({row["state"] for row in tried}):
+            rows = [row for row in tried if row["state"] == state]
             values = [[row[key] for row in rows] for key in (name, "mean")]
-            axes.scatter(*values, color=colour, label=state)
+            axes.scatter(*values, color="C0" if state == best["state"] else "0.7", label=state)
         axes.scatter(best[name], best["mean"], s=150, facecolors="none", edgecolors="C3")
         axes.set(xlabel=name)
         axes.grid(alpha=0.3)

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from . import ApbcError, cli, files, learning, network, results, samples
+from .classbin import write_json
 from .learning import Settings
 
 VERSION = 1  # of a settings file: what learning.Settings has
@@ -39,7 +40,7 @@ def draw(count, seed) -> list[Settings]:
     return [Settings(), *(Settings(**one) for one in rounded)]
 
 
-def search(pixels, windows, options, classbin):
+def search(pixels, windows, fold, options, classbin):
     """Try settings; keep each in the table, the best in a file, so that a killed search goes on.
 
     Score: mean over the folds of the average precision of listed windows, of micrographs that
@@ -50,6 +51,8 @@ def search(pixels, windows, options, classbin):
     ----------
     pixels : ndarray of uint8, shape (N, size, size)
     windows : samples.Samples
+    fold : ndarray of int
+        Of `folds`.
     options : dict
         'search', 'epochs', 'batch', 'seed'.
     classbin : classbin.ClassBin
@@ -65,21 +68,21 @@ def search(pixels, windows, options, classbin):
     Raises
     ------
     ApbcError
-        As `samples.folds`.
+        If the table of an earlier, unfinished search is damaged.
     """
     tried = _read_table(classbin.search_table)
     wanted = draw(options["search"], options["seed"])
     kept = len(tried)
-    fold = folds(windows, options)
     for number, settings in enumerate(wanted[kept:], kept + 1):
         row = _try(pixels, windows, fold, settings, options, tried, f"{number}/{len(wanted)}, ")
         tried.append(row)
         _write_table(classbin.search_table, tried)
         best = _best(tried)
         about = {"tried": len(tried), "of": len(wanted), "average_precision": best["mean"]}
-        write(classbin.settings, _settings(best), about)
-    results.draw_search(classbin.search_picture, tried, list(SPACE), DONE)
+        record = {"version": VERSION, "settings": dataclasses.asdict(_settings(best)), **about}
+        write_json(classbin.settings, record)
     best = _best(tried)
+    results.draw_search(classbin.search_picture, tried, list(SPACE), best)
     stopped = sum(row["state"] == STOPPED for row in tried)
     return _settings(best), (
         f"{len(tried)} settings tried, {kept} of them before, {stopped} stopped early; average "
@@ -169,13 +172,6 @@ def _read_table(path):
         ]
     except (KeyError, TypeError, ValueError):
         raise ApbcError(f"{path}: damaged; remove it") from None
-
-
-def write(path, settings, about):
-    """Write settings, and what is known of them, for `read`."""
-    record = {"version": VERSION, "settings": dataclasses.asdict(settings), **about}
-    with files.atomic(path) as part:
-        part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 def read(path) -> Settings:

@@ -193,11 +193,17 @@ def judge(truth, diameter, picks, candidates, model=None):
     """Score picks at their own cut; the best cut and the AP are of the candidates."""
     wanted = score.read_truth(truth)
     found, others = (score.read_picks(score.files_of(str(path))) for path in (picks, candidates))
+    at_cut = figures(wanted, diameter, found, others)
+    return at_cut | (chances(model, wanted, others, diameter / APIX) if model else {})
+
+
+def figures(wanted, diameter, found, others):
+    """Return the scores of picks; the best cut and the AP of the others, among which they are."""
     at_cut, of_all = (score.score(each, wanted, diameter / APIX) for each in (found, others))
     at_cut |= {name: of_all[name] for name in ("best_f1", "ap")}
     at_cut["distance"] *= APIX
     at_cut["doubles"] = doubles(found, wanted, diameter / APIX) / max(at_cut["picks"], 1)
-    return at_cut | (chances(model, wanted, others, diameter / APIX) if model else {})
+    return at_cut
 
 
 def chances(model, truth, candidates, diameter):
@@ -283,10 +289,15 @@ def table(rows):
 
 def run_simulated(args):
     """Print a table for each preset."""
+    tables(args, lambda preset, seed: simulated(args.dir, preset, seed, args))
+
+
+def tables(args, measure):
+    """Print a table for each preset of what ``measure`` yields of it and a seed."""
     for preset in args.presets:
         rows = {}
         for seed in args.seeds:
-            for name, found in simulated(args.dir, preset, seed, args):
+            for name, found in measure(preset, seed):
                 rows.setdefault(name, []).append(found)
                 print(f"{preset} {seed} {name}: F1 {found['f1']:.3f}", file=sys.stderr, flush=True)
         print(f"\n{preset}: seeds {args.seeds}; F1 at the default threshold, distance in A")

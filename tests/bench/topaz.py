@@ -107,13 +107,7 @@ def measure(topaz, folder, preset, seed):
         model = teach(topaz, project, seed) if name == "taught" else None
         every = pick(topaz, project, model, diameter, project / f"topaz_{name.split()[0]}.txt")
         sure = {stem: rows[rows[:, 2] >= LIKELY] for stem, rows in every.items()}
-        at_cut, of_all = (
-            score.score(each, truth, diameter / accuracy.APIX) for each in (sure, every)
-        )
-        at_cut |= {figure: of_all[figure] for figure in ("best_f1", "ap")}
-        at_cut["distance"] *= accuracy.APIX
-        count = accuracy.doubles(sure, truth, diameter / accuracy.APIX)
-        yield f"Topaz, {name}", at_cut | {"doubles": count / max(at_cut["picks"], 1)}
+        yield f"Topaz, {name}", accuracy.figures(truth, diameter, sure, every)
 
 
 def main():
@@ -127,14 +121,7 @@ def main():
     folder = args.dir.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     topaz = environment(folder)
-    for preset in args.presets:
-        results = {}
-        for seed in args.seeds:
-            for name, found in measure(topaz, folder, preset, seed):
-                results.setdefault(name, []).append(found)
-                print(f"{preset} {seed} {name}: F1 {found['f1']:.3f}", file=sys.stderr, flush=True)
-        print(f"\n{preset}: seeds {args.seeds}; distance in A")
-        accuracy.table(results)
+    accuracy.tables(args, lambda preset, seed: measure(topaz, folder, preset, seed))
 
 
 if __name__ == "__main__":
