@@ -71,7 +71,8 @@ def build_parser():
         "--epochs",
         type=cli.positive_int,
         metavar="N",
-        help="passes over the windows (default: 200,000 windows in all, 10 to 60 passes)",
+        help="passes over the windows (default: 100,000 windows in all, 10 to 60 passes, but at "
+        "least 600 steps)",
     )
     parser.add_argument(
         "--members",
@@ -224,8 +225,9 @@ def check_same_windows(path, taught, dataset):
 def score(model, pixels, windows, parts, batch):
     """Score the windows: {part: {'index', 'label', 'probability'}}.
 
-    Of several members, each says of 'validation' what it was not taught, and has a row of its own
-    on the test windows. Those that no list holds are 'derived'.
+    Of several members, one that was taught a window tells of it in 'training', the one that was
+    not in 'validation', and each has a row of its own on the test windows. Those that no list holds
+    are 'derived'.
     """
     import numpy as np
 
@@ -236,9 +238,11 @@ def score(model, pixels, windows, parts, batch):
         np.flatnonzero(testing & which) for which in (windows.listed, ~windows.listed)
     )
     models = network.split(model)
+    held = [part["validation"] for part in parts]
+    taught = held if len(parts) > 1 else [parts[0]["training"]]
     work = {
-        "training": [(model, np.unique(np.concatenate([part["training"] for part in parts])))],
-        "validation": [(one, part["validation"]) for one, part in zip(models, parts, strict=True)],
+        "training": list(zip([*models[1:], models[0]], taught, strict=True)),
+        "validation": list(zip(models, held, strict=True)),
         "testing": [(model, listed)],
     }
     if len(derived):

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import cli, images, network
+from . import cli, images, network, optimizer
 
 WARM = 0.05  # of the steps: learning rises to its rate, then falls as a cosine
-SHOWN = 200_000  # windows in a training, each as often as that gives, within EPOCHS
+SHOWN = 100_000  # windows in a training, each as often as that gives, within EPOCHS
 EPOCHS = 10, 60
+STEPS = 600  # at least, however few the windows: kernels start at random and turn slowly
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def train(
     training, validation : ndarray of int
         Which windows to learn from, and to watch.
     epochs : int or None
-        None: as many as show SHOWN windows.
+        None: `usual_epochs`.
     batch, seed : int
     note : str
         What comes first in a line of progress.
@@ -83,14 +84,14 @@ def train(
     keras = network.keras()
     keras.utils.set_random_seed(seed)
     model = model or network.build_model(pixels.shape[1], settings.width, settings.dropout)
-    epochs = epochs or min(max(SHOWN // len(training), EPOCHS[0]), EPOCHS[1])
+    epochs = epochs or usual_epochs(len(training), batch)
     epochs = max(1, round(share * epochs))
     steps = -(-len(training) // batch) * epochs
     warm = max(1, round(WARM * steps))
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warm), warmup_target=settings.rate, warmup_steps=warm
     )
-    model.compile(keras.optimizers.Adam(rate), "binary_crossentropy", metrics=["accuracy"])
+    model.compile(optimizer.muon(rate), "binary_crossentropy", metrics=["accuracy"])
     counts = np.bincount(label[training], minlength=2)
     history = model.fit(
         training_windows(pixels, label, training, batch, seed, settings.jitter),
@@ -103,6 +104,16 @@ def train(
     )
     log = {name: [float(value) for value in values] for name, values in history.history.items()}
     return model, log
+
+
+def usual_epochs(count, batch) -> int:
+    """Return how often to show each of so many windows.
+
+    >>> usual_epochs(5_000, 64), usual_epochs(500, 64), usual_epochs(100, 64)
+    (20, 75, 300)
+    """
+    shown = min(max(SHOWN // count, EPOCHS[0]), EPOCHS[1])
+    return max(shown, -(-STEPS // -(-count // batch)))
 
 
 def windows(pixels, label, index, batch, seed=None):

@@ -103,7 +103,7 @@ def all_ways(*models):
     nets = []
     for number, model in enumerate(models, 1):
         for turn in range(TURNS):
-            turned = k.models.clone_model(model)
+            turned = k.Model.from_config(model.get_config())  # as a clone, but not compiled
             turned.set_weights(
                 [np.rot90(w, turn) if w.ndim == 4 else w for w in model.get_weights()]
             )

@@ -168,7 +168,7 @@ def _draw_log(axes, metric, logs):
             epochs = range(1, len(log[name]) + 1)
             axes.plot(epochs, log[name], colour, label=None if number else label)
     axes.set(title=metric, xlabel="epoch")
-    axes.legend()
+    axes.legend(loc="center right")
 
 
 def _draw_curves(left, right, scores):
@@ -202,7 +202,7 @@ def _draw_scores(axes, result):
         axes.hist(found, edges, color=colour, alpha=0.6, label=f"{name}, {len(found)}")
     axes.set(title="scores, test windows", xlabel="probability", ylabel="windows", yscale="log")
     axes.set_ylim(bottom=0.5)
-    axes.legend()
+    axes.legend(loc="upper center")
 
 
 def _draw_reliability(axes, result, judged, slips):
@@ -215,7 +215,7 @@ def _draw_reliability(axes, result, judged, slips):
         xlabel="chance of a particle",
         ylabel="labelled good",
     )
-    axes.legend()
+    axes.legend(loc="upper left")
 
 
 def _draw_table(axes, table):
@@ -266,7 +266,7 @@ def draw_search(path, tried, names, best):
             axes.xaxis.set_major_formatter("{x:g}")
             axes.minorticks_off()
     cells[0].set_ylabel("average precision")
-    cells[0].legend()
+    cells[0].legend(loc="lower right")
     figure.suptitle("settings tried; a circle round the best")
     with files.atomic(path) as part:
         figure.savefig(part, dpi=120)

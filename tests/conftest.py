@@ -246,7 +246,7 @@ def _taught(_template, tmp_path_factory):
     project = _template.copy(tmp_path_factory.mktemp("taught") / "p")
     lists = ("-g", project.good, "-b", project.bad)
     assert project.call("gen_data", *lists, "--from-micrographs") == 0
-    assert project.call("gen_model", "--epochs", "10", "--batch", "16") == 0
+    assert project.call("gen_model", "--epochs", "60", "--batch", "16") == 0
     return project
 
 

@@ -46,6 +46,7 @@ LOG_RANGE = {180: (120, 200), 270: (220, 320)}  # A
 LABELS = {"standard": 5000, "hard": 5000, "few": 600}
 LEARN, TEST = 12, 8  # micrographs of a simulated set
 CENTRING = 5  # A, error of an origin's x and y
+LISTS = "-g Select/good/particles.star -b Select/bad/particles.star -m learn.star".split()
 WAYS = {
     "plain": (),
     "rounds": ("--rounds", 2),
@@ -173,6 +174,14 @@ def from_micrographs(diameter, box, times):
     return "--from-micrographs", "--diameter", diameter, "--window", f"{angst:.1f}"
 
 
+def cut_simulated(project, preset, seed, times="1.5"):
+    """Make the data set of windows from the micrographs of a simulated set; return its folder."""
+    data = project / f"micrographs_{times}"
+    options = from_micrographs(DIAMETER[preset], BOX[preset], times)
+    cut_windows(project, data, seed, *LISTS, *options)
+    return data
+
+
 def pick(project, model, star, folder):
     """Pick micrographs with a model; return the lists of picks and of candidates."""
     ours(gen_picks, project, "-i", star, "--model", model, "--o", folder)
@@ -244,18 +253,15 @@ def simulated(folder, preset, seed, args):
     truth = project / "truth_test"
     for name, place in (("RELION LoG", "AutoPick/test"), ("RELION --ref", "AutoPick/ref")):
         yield name, judge(truth, diameter, project / place, project / place)
-    lists = ["-g", "Select/good/particles.star", "-b", "Select/bad/particles.star"]
-    common = [*lists, "-m", "learn.star"]
     for times, way in itertools.product(args.windows, args.ways):
-        data = project / f"micrographs_{times}"
-        cut_windows(project, data, seed, *common, *from_micrographs(diameter, BOX[preset], times))
+        data = cut_simulated(project, preset, seed, times)
         picks = teach_and_pick(project, data, way, seed, "test.star", data / way)
         unit = "" if times == "box" else " d"
         found = judge(truth, diameter, *picks, data / way / "model.h5")
         yield f"from micrographs, {times}{unit}, {way}", found
     if args.crossings:
         data = project / "stacks"
-        cut_windows(project, data, seed, *common, "--diameter", diameter)
+        cut_windows(project, data, seed, *LISTS, "--diameter", diameter)
         picks = teach_and_pick(project, data, "plain", seed, "test.star", data / "plain")
         yield "from stacks, picks micrographs", judge(truth, diameter, *picks)
         yield from grid_picks(project, preset, args.windows[0], truth, diameter)

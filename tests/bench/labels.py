@@ -141,10 +141,7 @@ def read_said(folder):
 def measure(folder, preset, case, way, seed):
     """Teach and pick; return the row's figures."""
     project = make_case(folder, preset, case, seed)
-    data, diameter = project / "micrographs_1.5", accuracy.DIAMETER[preset]
-    lists = "-g", "Select/good/particles.star", "-b", "Select/bad/particles.star"
-    cut = accuracy.from_micrographs(diameter, accuracy.BOX[preset], 1.5)
-    accuracy.cut_windows(project, data, seed, *lists, "-m", "learn.star", *cut)
+    data, diameter = accuracy.cut_simulated(project, preset, seed), accuracy.DIAMETER[preset]
     if case in LEFT_OUT:
         leave_out(data, LEFT_OUT[case])
     files = accuracy.teach_and_pick(project, data, way, seed, "test.star", data / way)

@@ -6,7 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from apbc_common import classbin, learning, network
+import gen_model
+from apbc_common import classbin, learning, network, samples
 
 
 def lists(project):
@@ -94,6 +95,28 @@ def test_a_killed_training_goes_on_with_the_network_it_was_at(pair, monkeypatch,
     after = scores(network.all_ways(done[2][0]), window)
     assert scores(network.split(model)[0], window) == pytest.approx(after, abs=1e-6)
     assert not list((pair / "again").glob("network*"))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_who_scores_what(monkeypatch, count):
+    """Training by a network that was taught the window, validation by one that was not."""
+    held = np.split(np.arange(9), [3, 6])[:count]
+    parts = [{"training": np.setdiff1d(np.arange(9), rows), "validation": rows} for rows in held]
+    asked = []
+    monkeypatch.setattr(network, "split", lambda model: list(range(count)))
+    monkeypatch.setattr(
+        learning, "score", lambda one, pixels, rows, batch: asked.append((one, rows)) or rows / 10
+    )
+    windows = samples.Samples(
+        *[np.array(["good"] * 12, object)] * 5, np.repeat(["train", "test"], [9, 3]), None
+    )
+    found = gen_model.score("all", None, windows, parts, 64)
+    assert sorted(found["training"]["index"]) == sorted(set(np.r_[*(p["training"] for p in parts)]))
+    assert sorted(found["validation"]["index"]) == sorted(np.r_[*held])
+    kinds = np.repeat(["training", "validation"], count)
+    for (one, rows), kind in zip(asked[: 2 * count], kinds, strict=True):
+        assert set(rows) <= set(parts[one][kind])
+    assert [one for one, _ in asked[2 * count :]] == ["all", *(range(count) if count > 1 else [])]
 
 
 @pytest.mark.parametrize("value", ["0", "21", "-1", "1.5", "many"])
