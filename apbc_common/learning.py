@@ -12,7 +12,7 @@ from . import cli, images, network, optimizer
 WARM = 0.05  # of the steps: learning rises to its rate, then falls as a cosine
 SHOWN = 100_000  # windows in a training, each as often as that gives, within EPOCHS
 EPOCHS = 10, 60
-STEPS = 600  # at least, however few the windows: kernels start at random and turn slowly
+LEAST = 600  # steps, however few the windows: kernels start at random and turn slowly
 
 
 @dataclass(frozen=True)
@@ -107,13 +107,13 @@ def train(
 
 
 def usual_epochs(count, batch) -> int:
-    """Return how often to show each of so many windows.
+    """Return how often to show each of so many windows, by SHOWN, EPOCHS and LEAST.
 
     >>> usual_epochs(5_000, 64), usual_epochs(500, 64), usual_epochs(100, 64)
     (20, 75, 300)
     """
     shown = min(max(SHOWN // count, EPOCHS[0]), EPOCHS[1])
-    return max(shown, -(-STEPS // -(-count // batch)))
+    return max(shown, -(-LEAST // -(-count // batch)))
 
 
 def windows(pixels, label, index, batch, seed=None):

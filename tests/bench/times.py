@@ -12,6 +12,7 @@ it alone: other work on the machine is in the times.
 import shutil
 import statistics
 import sys
+import time
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).resolve().parent)]
@@ -33,10 +34,9 @@ def pick(project, way, listed):
     """Pick a list from the start; LoG is a way too; return the wall time (s)."""
     shutil.rmtree(project / "times/picks", ignore_errors=True)
     if way == "LoG":
-        low, high = accuracy.LOG_RANGE[accuracy.DIAMETER["standard"]]
-        diameters = "--LoG_diam_min", low, "--LoG_diam_max", high
-        command = "relion_autopick", "--i", listed, "--odir", "times/picks/", "--LoG", *diameters
-        return watch(project, *command, "--shrink", 0)[0]
+        start = time.monotonic()
+        accuracy.log_candidates(project, listed, "times/picks/", accuracy.DIAMETER["standard"])
+        return time.monotonic() - start
     script = sys.executable, accuracy.ROOT / "gen_picks.py", "-i", listed
     return watch(project, *script, "--model", f"times/{way}/model.h5", "--o", "times/picks")[0]
 
