@@ -28,6 +28,7 @@ def build_parser():
     parser.add_argument(
         "-g",
         "--stargood",
+        "--in_parts",
         type=cli.ProjectFile,
         required=True,
         metavar="STAR",
@@ -44,6 +45,7 @@ def build_parser():
     parser.add_argument(
         "-m",
         "--micrographs",
+        "--in_mics",
         type=cli.ProjectFile,
         metavar="STAR",
         help="the micrographs, to check coordinates and contrast (default: the Extract job's)",
@@ -397,6 +399,7 @@ def main(argv=None) -> int:
         },
         args.out,
         args.clear,
+        job=args.job,
     )
 
 

@@ -13,7 +13,7 @@ import os
 import sys
 from pathlib import Path
 
-from apbc_common import ApbcError, cli
+from apbc_common import ApbcError, cli, external
 from apbc_common.classbin import ClassBin, Run
 
 
@@ -23,6 +23,7 @@ def build_parser():
     parser.add_argument(
         "-i",
         "--imagestar",
+        "--in_mics",
         type=cli.ProjectFile,
         required=True,
         metavar="STAR",
@@ -69,7 +70,7 @@ def grid_coordinates(width, height, box):
 
 
 def generate(project, micrographs_star, box, out, clear):
-    """Write the grid files that are missing, then the lists of all of them."""
+    """Write the grid files that are missing, then the lists of all; return RELION's node."""
     from apbc_common import relion
 
     classbin = ClassBin(project, out)
@@ -85,9 +86,10 @@ def generate(project, micrographs_star, box, out, clear):
         clear,
         growing={"list": micrographs_star},
     )
+    nodes = [(external.COORDINATES, classbin.grid_suffix, classbin.grid_list)]
     if run.finished(outputs):
         print(f"finished before: nothing to do, {len(targets)} micrographs -> {classbin.grid_dir}")
-        return
+        return nodes
     with run.writing(outputs):
         boxes, kept = write_grids(sizes, targets, box)
         relion.write_coordinate_lists(
@@ -102,6 +104,7 @@ def generate(project, micrographs_star, box, out, clear):
         f"{len(targets)} micrographs, {boxes} boxes of {box} px; "
         f"{kept} files kept from before, 0 micrographs skipped -> {classbin.grid_dir}"
     )
+    return nodes
 
 
 def write_grids(sizes, targets, box):
@@ -155,6 +158,7 @@ def main(argv=None) -> int:
         args.boxsize,
         args.out,
         args.clear,
+        job=args.job,
     )
 
 

@@ -421,7 +421,14 @@ def main(argv=None) -> int:
         parser.error("argument --model: only with -s, which tests a model")
     if args.skiptraining:
         return cli.run(
-            parser.prog, test, args.projpath, args.data, args.model, args.out, args.batch
+            parser.prog,
+            test,
+            args.projpath,
+            args.data,
+            args.model,
+            args.out,
+            args.batch,
+            job=args.job,
         )
     names = "epochs", "batch", "members", "rounds", "search", "seed"
     options = {name: getattr(args, name) for name in names}
@@ -434,6 +441,7 @@ def main(argv=None) -> int:
         args.settings,
         options,
         args.clear,
+        job=args.job,
     )
 
 

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from apbc_common import ApbcError, cli, parallel
+from apbc_common import ApbcError, SomeSkipped, cli, external, parallel
 from apbc_common.classbin import ClassBin, Run, read_model_record
 
 TOLERANCE = 0.01  # by which a micrograph's pixel may be larger than the model's
@@ -32,7 +32,6 @@ OF_MICROGRAPHS = (
     "border",
     "max_picks",
     "sample",
-    "jobs",
     "max_bad",
     "invert",
     "extract",
@@ -47,11 +46,12 @@ def build_parser():
     add(
         "-i",
         "--imagestar",
+        "--in_mics",
         type=cli.ProjectFile,
-        required=True,
         metavar="STAR",
         help="the micrographs to pick; or particles, extracted with the box of the model's windows",
     )
+    add("--in_parts", type=cli.ProjectFile, help=argparse.SUPPRESS)
     add(
         "--model",
         type=cli.ProjectFile,
@@ -108,6 +108,7 @@ def build_parser():
     add(
         "-j",
         "--jobs",
+        "--j",
         type=cli.jobs,
         metavar="N",
         help="processes (default: 1, which uses two cores well)",
@@ -146,7 +147,7 @@ def build_parser():
 
 
 def generate(project, star, model_file, options, out, clear):
-    """Pick or classify, as the list's table decides."""
+    """Pick or classify, as the list's table decides; return RELION's nodes."""
     from apbc_common import relion
 
     particles = relion.names_particles(star)
@@ -159,7 +160,7 @@ def generate(project, star, model_file, options, out, clear):
     model_file = model_file or ClassBin(project).model
     record = read_model_record(model_file)
     way = classify if particles else pick
-    way(project, classbin, star, model_file, record, options, clear)
+    return way(project, classbin, star, model_file, record, options, clear)
 
 
 # --- micrographs ---------------------------------------------------------------------------------
@@ -200,9 +201,11 @@ def pick(project, classbin, star, model_file, record, options, clear):
         clear,
         growing={"list": star},
     )
+    nodes = [(external.COORDINATES, classbin.picks_suffix, classbin.picks_list)]
+    nodes += [(external.PARTICLES, classbin.picks_particles)] if cutting else []
     if run.finished([*outputs, *lists]) and (not cutting or is_extracted(classbin)):
         print(f"finished before: nothing to do, {len(chosen)} micrographs -> {classbin.picks_dir}")
-        return
+        return nodes
     if len(chosen) < len(listed.names):
         spread = "over defocus" if listed.defocus else "over the list, which has no defocus"
         print(f"{len(chosen)} of {len(listed.names)} micrographs, spread {spread}:", *chosen)
@@ -227,7 +230,9 @@ def pick(project, classbin, star, model_file, record, options, clear):
     elif classbin.picks_particles.exists():
         cli.warn(f"{classbin.picks_particles}: not of these picks; --extract brings it up to date")
     if bad:
-        raise ApbcError(f"{star}: {len(bad)} micrographs were skipped: {relion.first(bad)}")
+        said = f"{star}: {len(bad)} micrographs were skipped: {relion.first(bad)}"
+        raise SomeSkipped(said, nodes)
+    return nodes
 
 
 def settings_of(model_file, record, options):
@@ -556,9 +561,10 @@ def classify(project, classbin, star, model_file, record, options, clear):
     )
     lists = ["true", "false", *(["unique"] if min_distance else [])]
     outputs = [classbin.particles(name) for name in lists]
+    nodes = [(external.PARTICLES, path) for path in outputs]
     if run.finished(outputs):
         print(f"finished before: nothing to do -> {', '.join(map(str, outputs))}")
-        return
+        return nodes
     with run.writing([*outputs, classbin.scores]):
         scorer = network.Scorer(model, options["batch"] or BATCH)
         windows = grid.Windows(project, particles, record["dataset"], invert)
@@ -577,15 +583,20 @@ def classify(project, classbin, star, model_file, record, options, clear):
         f"{len(particles)} particles: {counts['true']} true (from {threshold:g}), "
         f"{counts['false']} false, 0 skipped{unique} -> {classbin.folder}"
     )
+    return nodes
 
 
 def main(argv=None) -> int:
     """Run the command line; return the exit code."""
     parser = build_parser()
     args = cli.parse(parser, argv)
+    if args.in_parts:
+        args.imagestar, args.micrographs = args.in_parts, args.imagestar or args.micrographs
+    if not args.imagestar:
+        parser.error("the following arguments are required: -i/--imagestar")
     if args.fdr is not None and args.threshold is not None:
         parser.error("argument --fdr: not with --threshold, which it chooses")
-    names = ("threshold", "min_distance", *OF_MICROGRAPHS, *OF_PARTICLES)
+    names = ("threshold", "min_distance", "jobs", *OF_MICROGRAPHS, *OF_PARTICLES)
     return cli.run(
         parser.prog,
         generate,
@@ -595,6 +606,7 @@ def main(argv=None) -> int:
         {name: getattr(args, name) for name in names},
         args.out,
         args.clear,
+        job=args.job,
     )
 
 

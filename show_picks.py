@@ -285,6 +285,7 @@ def main(argv=None) -> int:
         args.binfactor,
         args.boxsize,
         args.out,
+        job=args.job,
     )
 
 

@@ -13,10 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-from . import ApbcError
+from . import ApbcError, SomeSkipped, external
 
 COUNTS = "{n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_noinv_fmt}]"  # tqdm's fields
+INPUTS = [f"--in_{name}" for name in "movies mics parts coords 3dref mask".split()]  # RELION's
 NOTED = "{n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}{postfix}]"
+_screens = []  # where progress is shown: on the last, or stderr
 
 
 class ProjectFile(str):
@@ -97,7 +99,7 @@ def parser(prog, doc, out="ClassBin") -> argparse.ArgumentParser:
     where the script writes by default.
     """
     title, _, rest = doc.partition("\n\n")
-    result = argparse.ArgumentParser(
+    result = _Parser(
         prog=prog,
         description=title.strip(),
         epilog=rest.strip(),
@@ -137,8 +139,11 @@ def parse(result, argv):
     """Parse ``argv``; find the project and the files named in it, or exit with 2.
 
     Relative paths are the project's; one that is not there is looked for in the working directory.
+    What RELION gives an External job is taken too; ``args.job`` is that job, or None.
     """
-    args = result.parse_args(argv)
+    _add_relion_s(result)
+    result.argv = sys.argv[1:] if argv is None else argv
+    args = result.parse_args(result.argv)
     if not os.path.isdir(args.projpath):
         result.error(f"argument -p/--projpath: {args.projpath}: no such folder")
     for action in result._actions:
@@ -147,7 +152,48 @@ def parse(result, argv):
             setattr(args, action.dest, _existing(result, action, args.projpath, value))
         elif isinstance(value, ProjectFolder):
             setattr(args, action.dest, args.projpath / value)
+    args.job = external.job_of(args.projpath, args.out)
     return args
+
+
+class _Parser(argparse.ArgumentParser):
+    argv = ()
+
+    def error(self, message):
+        """Refuse the line; where it was RELION's, tell it, which would wait for ever."""
+        if job := _job_in(self.argv):
+            job.end(external.FAILURE)
+        super().error(message)
+
+
+def _add_relion_s(result):
+    """Let a parser take what RELION gives External jobs; fields that the script has no use for not.
+
+    Of those it has, one of its own options has the name too.
+    """
+    for name in INPUTS:
+        if name not in result._option_string_actions:
+            result.add_argument(name, action=_NotTaken, help=argparse.SUPPRESS)
+    for name in ("--j", "--pipeline_control"):
+        if name not in result._option_string_actions:
+            result.add_argument(name, dest="unused", help=argparse.SUPPRESS)
+
+
+class _NotTaken(argparse.Action):
+    def __call__(self, parser, namespace, values, option_string=None):
+        """Refuse a field of RELION's GUI."""
+        parser.error(f"argument {option_string}: {parser.prog} has no use for it; leave it empty")
+
+
+def _job_in(argv):
+    """Return the External job of a command line that can't be parsed, or None."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--o")
+    finder.add_argument("-p", "--projpath", default=".")
+    with contextlib.suppress(SystemExit), contextlib.redirect_stderr(None):
+        args = finder.parse_known_args(argv)[0]
+        job = external.job_of(args.projpath, args.o and os.path.join(args.projpath, args.o))
+        return job if job and job.folder.is_dir() else None
 
 
 def _existing(result, action, project, value):
@@ -161,20 +207,35 @@ def _existing(result, action, project, value):
     result.error(f"argument {option}: {value}: {there} in the project {project}")
 
 
-def run(prog, job, *args, **options) -> int:
-    """Call ``job`` and return the exit code; what the user can mend becomes one line.
+def run(prog, work, *args, job=None) -> int:
+    """Call ``work`` and return the exit code; what the user can mend becomes one line.
 
     0 done, 1 it can't be finished (ApbcError, OSError, MemoryError), 130 interrupted. Anything else
     is a bug and keeps its traceback.
+
+    Parameters
+    ----------
+    prog : str
+    work : callable
+        Returns the nodes that RELION should know (`external.Job.write_nodes`), or None.
+    *args
+        Of ``work``.
+    job : external.Job, optional
+        Whose folder is written to: then RELION is told how it ends, progress goes to stdout
+        (run.out), and work that skipped a few is a success.
     """
     sys.stdout, sys.stderr = (
         stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr)
     )  # what was closed before we started
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # file names need not be UTF-8, nor the terminal
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
-        job(*args, **options)
+        if job:
+            with job, _progress_on(sys.stdout):
+                _work_as_job(work, args, job)
+        else:
+            work(*args)
     except BrokenPipeError:  # nobody reads any longer, as after | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -185,6 +246,30 @@ def run(prog, job, *args, **options) -> int:
         print(f"{prog}: interrupted; run the same command again", file=sys.stderr)
         return 130
     return 0
+
+
+def _work_as_job(work, args, job):
+    try:
+        nodes = work(*args)
+    except SomeSkipped as err:
+        warn(explain(err))
+        nodes = err.made
+    if odd := job.write_nodes(nodes or ()):
+        warn(odd)
+
+
+@contextlib.contextmanager
+def _progress_on(stream):
+    """Show progress on another stream than stderr."""
+    _screens.append(stream)
+    try:
+        yield
+    finally:
+        _screens.pop()
+
+
+def _screen():
+    return _screens[-1] if _screens else sys.stderr
 
 
 def explain(err, path=None) -> str:
@@ -225,12 +310,15 @@ def progress(items, unit, total=None, count=lambda item: 1, note=None):
 
     total = len(items) if total is None else total
     done, tenths, start = 0, 0, time.monotonic()
-    terminal = sys.stderr.isatty()
+    screen = _screen()
+    terminal = screen.isatty()
     ending = COUNTS if note is None else NOTED
     look = {"unit": f" {unit}", "bar_format": f"{{percentage:3.0f}}% {ending}"}
     if terminal:
         look = {"unit": f" {unit}", "bar_format": f"{{l_bar}}{{bar}}| {ending}"}
-    with tqdm(total=total, dynamic_ncols=True, leave=False, disable=not terminal, **look) as bar:
+    with tqdm(
+        total=total, dynamic_ncols=True, leave=False, disable=not terminal, file=screen, **look
+    ) as bar:
         for item in items:
             yield item
             done += count(item)
@@ -243,17 +331,18 @@ def progress(items, unit, total=None, count=lambda item: 1, note=None):
                 tenths = 10 * done // total
                 said = {"postfix": note(done, spent)} if note else {}
                 line = tqdm.format_meter(done, total, spent, **look, **said)
-                print(f"{line}\n", end="", file=sys.stderr, flush=True)  # whole, if interrupted
+                print(f"{line}\n", end="", file=screen, flush=True)  # whole, if interrupted
 
 
 def status(text):
     """Print a line of progress to stderr, over the last one on a terminal; None ends it."""
-    if not sys.stderr.isatty():
+    screen = _screen()
+    if not screen.isatty():
         if text:
-            print(text, file=sys.stderr, flush=True)
+            print(text, file=screen, flush=True)
         return
     if text is None:
-        print(file=sys.stderr)
+        print(file=screen)
         return
     width = shutil.get_terminal_size().columns - 1
-    print(f"\r{text[:width]:<{width}}", end="", file=sys.stderr, flush=True)
+    print(f"\r{text[:width]:<{width}}", end="", file=screen, flush=True)
