@@ -129,13 +129,16 @@ def test_a_running_job_is_ended(pipeline, how, mark):
         running = subprocess.Popen(
             [*command, "--epochs", "100000"], cwd=pipeline.path, stdout=out, stderr=out
         )
-        until = time.monotonic() + 120
-        while "2/100000" not in (folder / "run.out").read_text() and time.monotonic() < until:
-            time.sleep(0.2)
-        if how == "kill":
-            running.terminate()
-        else:
-            (folder / external.ABORT).touch()
-        running.wait(60)
+        try:
+            until = time.monotonic() + 120
+            while "2/100000" not in (folder / "run.out").read_text() and time.monotonic() < until:
+                time.sleep(0.2)
+            if how == "kill":
+                running.terminate()
+            else:
+                (folder / external.ABORT).touch()
+            running.wait(60)
+        finally:
+            running.kill()
     assert (folder / f"{external.MARK}{mark}").exists(), (folder / "run.out").read_text()[-500:]
     assert len(list(folder.glob(f"{external.MARK}*"))) == 1
