@@ -30,7 +30,6 @@ def build_parser():
         "--stargood",
         "--in_parts",
         type=cli.ProjectFile,
-        required=True,
         metavar="STAR",
         help="particles of the good classes",
     )
@@ -38,9 +37,28 @@ def build_parser():
         "-b",
         "--starbad",
         type=cli.ProjectFile,
-        required=True,
         metavar="STAR",
         help="particles of the bad classes",
+    )
+    parser.add_argument(
+        "--all",
+        type=cli.ProjectFile,
+        metavar="STAR",
+        help="in place of -b: what the good ones were selected from (run_it025_data.star); the "
+        "others are the bad, but for those within half a diameter of a good one",
+    )
+    parser.add_argument(
+        "--min-score",
+        type=cli.probability,
+        metavar="S",
+        help="in place of -g, with --all SELECT/rank_data.star: the good ones are those of classes "
+        "that RELION's class ranker gives at least S",
+    )
+    parser.add_argument(
+        "--max-score",
+        type=cli.probability,
+        metavar="S",
+        help="the bad ones are those of classes below S (default: --min-score)",
     )
     parser.add_argument(
         "-m",
@@ -94,19 +112,23 @@ def window_size(text) -> int:
 
 
 def generate(project, starred, micrographs_star, options, out, clear):
-    """Check both lists, then write the windows that are missing; ``starred`` is by kind."""
+    """Check the lists, then write the windows that are missing.
+
+    ``starred``: the lists that were given, 'good', 'bad' and 'all', or None.
+    """
     from apbc_common import files, relion, samples, windows
 
     classbin = ClassBin(project, out)
-    lists = {kind: relion.read_particles(project, path) for kind, path in starred.items()}
-    check_lists(lists)
+    model = ranker_s_model(starred["all"]) if options["min_score"] is not None else None
     run = Run(
         classbin.record("gen_data"),
         project,
-        {"good": starred["good"], "bad": starred["bad"], "micrographs": micrographs_star},
+        {**starred, "ranker": model, "micrographs": micrographs_star},
         options,
         clear,
     )
+    lists = read_lists(project, starred, model, micrographs_star, options)
+    check_lists(lists)
     box = describe(lists)
     source = window_source(project, lists, micrographs_star, box, options)
     sign = check_contrast(project, lists, micrographs_star, options["from_micrographs"])
@@ -126,8 +148,8 @@ def generate(project, starred, micrographs_star, options, out, clear):
         "contrast": 1 if options["from_micrographs"] else sign,
         "extraction": {**how, "invert": sign == -1 if sign else None},
         **source.record(),
-        "sha256": {kind: files.digest(path) for kind, path in starred.items()},
-        **{kind: os.path.relpath(path, project) for kind, path in starred.items()},
+        "sha256": {kind: files.digest(one.block.path) for kind, one in lists.items()},
+        **{kind: os.path.relpath(one.block.path, project) for kind, one in lists.items()},
         "test_share": windows.TEST_SHARE,
         "seed": options["seed"],
         "counts": counts,
@@ -145,6 +167,71 @@ def generate(project, starred, micrographs_star, options, out, clear):
         write_json(classbin.dataset, record)
         run.finish(counts)
     print(summary(classbin, counts, derived))
+
+
+def read_lists(project, starred, model, micrographs_star, options):
+    """Return good and bad particles by kind: as listed, or chosen from the list of all."""
+    import numpy as np
+
+    from apbc_common import relion, selection
+
+    if not starred["all"]:
+        return {kind: relion.read_particles(project, starred[kind]) for kind in KINDS}
+    every = relion.read_particles(project, starred["all"])
+    if starred["good"]:
+        good = relion.read_particles(project, starred["good"])
+        is_good = selection.chosen(good, every)
+        is_bad = ~is_good
+    else:
+        scores = selection.scores(every, model)
+        is_good, is_bad = scores >= options["min_score"], scores < options["max_score"]
+        good = every.some(is_good)
+    near = np.zeros(len(every), bool)
+    reach = half_diameter(project, good, micrographs_star, options) if len(good) else None
+    if reach:
+        near = selection.beside(every, is_good, is_bad, reach)
+    print(
+        f"{every.block.path}: {len(every)} particles, {is_good.sum()} good, {is_bad.sum()} bad, "
+        f"{near.sum()} of these left out, within half a diameter of a good one"
+    )
+    return {"bad": every.some(is_bad & ~near), "good": good}
+
+
+def ranker_s_model(data):
+    """Return the model that has the class scores of the ranker's list; raise ApbcError for none."""
+    path = data.with_name(data.name.replace("_data", "_model"))
+    if path == data or not path.is_file():
+        raise ApbcError(
+            f"{data}: no rank_model.star beside it, which has the scores of the classes; "
+            "--min-score takes the rank_data.star of a Select job of RELION 4 or 5"
+        )
+    return path
+
+
+def half_diameter(project, good, micrographs_star, options):
+    """Return half the diameter in pixels of each micrograph; None, with a warning, if unknown."""
+    from apbc_common import images, relion, windows
+
+    star = micrographs_star or relion.extract_micrographs(project, good.stacks[0])
+    if star is None or good.xy is None or good.micrograph is None:
+        cli.warn(
+            f"{good.block.path}: no micrographs' pixel size, or no coordinates: bad particles that "
+            "lie on good ones can't be told; give -m MICROGRAPHS.star"
+        )
+        return None
+    diameter = options["diameter"]
+    if diameter is None:
+        optics = good.optics[good.group[0]]
+        geometry = windows.Geometry(options["size"], optics.box_angst, optics.box_angst)
+        source = windows.Stacks(project, {"good": good}, geometry, options["seed"])
+        diameter = images.diameter(source.average()) * geometry.apix
+    apix = relion.read_micrographs(star).apix_by_name()
+    unknown = [name for name in good.micrographs if not apix.get(name)]
+    if unknown:
+        raise ApbcError(
+            f"{star}: no pixel size of {len(unknown)} micrographs: {relion.first(unknown)}"
+        )
+    return {name: diameter / 2 / size for name, size in apix.items() if size}
 
 
 def window_source(project, lists, micrographs_star, box, options):
@@ -383,17 +470,29 @@ def main(argv=None) -> int:
     """Run the command line; return the exit code."""
     parser = build_parser()
     args = cli.parse(parser, argv)
+    ranked = args.min_score is not None
+    if bool(args.starbad) == bool(args.all):
+        parser.error("either -b/--starbad or --all is required")
+    if bool(args.stargood) == ranked:
+        parser.error("either -g/--stargood or --min-score is required")
+    if ranked and not args.all:
+        parser.error("argument --min-score: with --all SELECT/rank_data.star")
+    least = args.max_score if args.max_score is not None else args.min_score
+    if least is not None and not (ranked and least <= args.min_score):
+        parser.error("argument --max-score: with a --min-score that is not below it")
     return cli.run(
         parser.prog,
         generate,
         args.projpath,
-        {"good": args.stargood, "bad": args.starbad},
+        {"good": args.stargood, "bad": args.starbad, "all": args.all},
         args.micrographs,
         {
             "from_micrographs": args.from_micrographs,
             "size": args.size,
             "window": args.window,
             "diameter": args.diameter,
+            "min_score": args.min_score,
+            "max_score": least,
             "no_png": args.no_png,
             "seed": args.seed,
         },

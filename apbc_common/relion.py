@@ -61,6 +61,7 @@ class Particles:
     ``stack``, ``micrograph`` and ``group`` (int32) are indices into ``stacks``, ``micrographs``
     (names relative to the project) and ``optics``; ``section`` (int32) counts from 0 in its stack;
     ``xy`` is float64 (N, 2). ``micrograph`` and ``xy`` are None where the list has no such columns.
+    ``row`` counts from 0 in the file, which has more where these are `some` of a list.
     """
 
     block: star.Block
@@ -72,6 +73,7 @@ class Particles:
     micrographs: list[str]
     micrograph: np.ndarray | None
     xy: np.ndarray | None
+    row: np.ndarray
 
     def __len__(self):  # noqa: D105
         return len(self.section)
@@ -79,6 +81,12 @@ class Particles:
     def name(self, row):
         """Return the rlnImageName of a row, as RELION spells it."""
         return f"{self.section[row] + 1:06d}@{self.stacks[self.stack[row]]}"
+
+    def some(self, which):
+        """Return some of the particles, bool (N,); those of the file stay as they are."""
+        arrays = "group", "stack", "section", "micrograph", "xy", "row"
+        of_these = {name: getattr(self, name) for name in arrays}
+        return replace(self, **{name: a if a is None else a[which] for name, a in of_these.items()})
 
 
 @dataclass(frozen=True)
@@ -151,7 +159,10 @@ def read_particles(project, path) -> Particles:
     micrographs, micrograph = _codes(block, MICROGRAPH)
     xy = block.numbers(X, Y) if {X, Y} <= set(block.labels) else None
     optics, group = _particle_optics(block, groups)
-    found = Particles(block, optics, group, stacks, stack, section, micrographs, micrograph, xy)
+    found = Particles(
+        block, optics, group, stacks, stack, section, micrographs, micrograph, xy,
+        np.arange(block.rows),
+    )  # fmt: skip
     return replace(found, optics=_check_stacks(Path(project), found))
 
 
@@ -170,7 +181,7 @@ def origins(particles) -> np.ndarray | None:
     for pair in (ORIGIN_ANGST, ORIGIN_30):
         if set(pair) & set(block.labels):
             block.require(*pair)
-            found = block.numbers(*pair)
+            found = block.numbers(*pair)[particles.row]
             if pair == ORIGIN_30:
                 apix = np.array([kind.apix for kind in particles.optics])
                 found = found * apix[particles.group, None]

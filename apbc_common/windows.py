@@ -138,8 +138,9 @@ class Stacks:
             known, micrograph = particles.micrographs, particles.micrograph
             if micrograph is None:
                 known, micrograph = particles.stacks, particles.stack
-            columns = parts, *(c.tolist() for c in (particles.stack, particles.section, micrograph))
-            for row, (part, stack, section, index) in enumerate(zip(*columns, strict=True)):
+            arrays = particles.row, particles.stack, particles.section, micrograph
+            columns = parts, *(array.tolist() for array in arrays)
+            for part, row, stack, section, index in zip(*columns, strict=True):
                 name = particles.stacks[stack]
                 yield Window(name, section, flat[name], section + 1, part, kind, known[index], row)
 
@@ -293,6 +294,7 @@ class Micrographs:
         for number, name in enumerate(self.names):
             part = "test" if self.parts[name] == "test" else "train"
             for kind, (rows, xy) in self.places[name].items():
+                rows = self.lists[kind].row[rows]
                 for row, place in zip(rows.tolist(), xy.tolist(), strict=True):
                     yield Window(name, tuple(place), flat[name], row + 1, part, kind, name, row)
             rng = np.random.default_rng([self.seed, number])

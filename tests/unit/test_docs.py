@@ -39,7 +39,7 @@ def test_no_option_of_the_readme_is_unknown(script):
     known = {o for a in __import__(script).build_parser()._actions for o in a.option_strings}
     table = section(script).split("| option |")[1]
     for row in re.findall(r"^\| (`.*?) \|", table, flags=re.M):
-        for option in re.findall(r"(?<![\w-])-{1,2}[a-z][a-z-]*", row):
+        for option in re.findall(r"(?<![\w-])-{1,2}[a-z][a-z_-]*", row):
             assert option in known
 
 

@@ -1,0 +1,86 @@
+"""Good and bad particles out of the list of all: by one selection, or by RELION's class ranker."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import ApbcError, peaks, relion, star
+
+SCORE = "rlnClassScore"  # of a class in the ranker's model; row n is that of rlnClassNumber n
+
+
+def chosen(good, every) -> np.ndarray:
+    """Return which of all particles the good list has: bool (N,).
+
+    Particles are the same if their images have one name.
+
+    Raises
+    ------
+    ApbcError
+        If the good list has particles that are not among all.
+    """
+    names = [every.name(row) for row in range(len(every))]
+    row_of = {name: row for row, name in enumerate(names)}
+    wanted = [good.name(row) for row in range(len(good))]
+    strange = [name for name in wanted if name not in row_of]
+    if strange:
+        raise ApbcError(
+            f"{good.block.path}: {len(strange)} of {len(wanted)} particles are not in "
+            f"{every.block.path}: {relion.first(strange)}; give the list that they were selected "
+            "from"
+        )
+    found = np.zeros(len(every), bool)
+    found[[row_of[name] for name in wanted]] = True
+    return found
+
+
+def scores(every, path) -> np.ndarray:
+    """Return the score of each particle's class: float64 (N,).
+
+    Parameters
+    ----------
+    every : relion.Particles
+        ``rank_data.star`` of a Select job of RELION 4 or 5.
+    path : path-like
+        ``rank_model.star`` beside it, which has the scores of all classes.
+
+    Raises
+    ------
+    StarError
+        If there are no class numbers, no scores, or a class without one.
+    """
+    if relion.CLASS not in every.block.labels:
+        raise star.StarError(
+            f"{every.block.path}: no column {relion.CLASS}; give the rank_data.star of the class "
+            "ranker's job"
+        )
+    number = every.block.numbers(relion.CLASS)[every.row, 0].astype(int)
+    of_class = relion.table(path, SCORE, "class").numbers(SCORE)[:, 0]
+    strange = sorted(set(number[(number < 1) | (number > len(of_class))].tolist()))
+    if strange:
+        raise star.StarError(
+            f"{every.block.path}: {relion.CLASS} {relion.first(map(str, strange))}, but {path} has "
+            f"the scores of {len(of_class)} classes"
+        )
+    return of_class[number - 1]
+
+
+def beside(every, good, bad, reach) -> np.ndarray:
+    """Return which of the bad lie on a good particle: bool (N,).
+
+    A selection without duplicates drops particles as good as those it keeps.
+
+    Parameters
+    ----------
+    every : relion.Particles
+    good, bad : ndarray of bool, shape (N,)
+    reach : dict of str to float
+        How near that is, in pixels of each micrograph that has good ones.
+    """
+    found = np.zeros(len(every), bool)
+    for index, name in enumerate(every.micrographs):
+        here = every.micrograph == index
+        rows = np.flatnonzero(here & bad)
+        away = peaks.nearest(every.xy[rows], every.xy[here & good])
+        found[rows] = away <= reach.get(name, 0.0)
+    return found
