@@ -69,6 +69,11 @@ def build_parser():
         help="the micrographs, to check coordinates and contrast (default: the Extract job's)",
     )
     parser.add_argument(
+        "--allow-missing",
+        action="store_true",
+        help="leave out particles of micrographs that the list of micrographs does not have",
+    )
+    parser.add_argument(
         "--from-micrographs",
         action="store_true",
         help="cut the windows from the micrographs, and add negatives: for direct picking",
@@ -128,9 +133,13 @@ def generate(project, starred, micrographs_star, options, out, clear):
         clear,
     )
     lists = read_lists(project, starred, model, micrographs_star, options)
+    listed = None
+    if options["from_micrographs"] or micrographs_star:
+        listed = list_of_micrographs(project, lists["good"], micrographs_star)
+        lists = on_micrographs(lists, listed, options)
     check_lists(lists)
     box = describe(lists)
-    source = window_source(project, lists, micrographs_star, box, options)
+    source = window_source(project, lists, listed, box, options)
     sign = check_contrast(project, lists, micrographs_star, options["from_micrographs"])
     if options["from_micrographs"]:
         centre(source)
@@ -176,7 +185,7 @@ def read_lists(project, starred, model, micrographs_star, options):
     from apbc_common import relion, selection
 
     if not starred["all"]:
-        return {kind: relion.read_particles(project, starred[kind]) for kind in KINDS}
+        return {kind: relion.read_particles(project, starred[kind]) for kind in KINDS[::-1]}
     every = relion.read_particles(project, starred["all"])
     if starred["good"]:
         good = relion.read_particles(project, starred["good"])
@@ -194,7 +203,7 @@ def read_lists(project, starred, model, micrographs_star, options):
         f"{every.block.path}: {len(every)} particles, {is_good.sum()} good, {is_bad.sum()} bad, "
         f"{near.sum()} of these left out, within half a diameter of a good one"
     )
-    return {"bad": every.some(is_bad & ~near), "good": good}
+    return {"good": good, "bad": every.some(is_bad & ~near)}
 
 
 def ranker_s_model(data):
@@ -234,7 +243,30 @@ def half_diameter(project, good, micrographs_star, options):
     return {name: diameter / 2 / size for name, size in apix.items() if size}
 
 
-def window_source(project, lists, micrographs_star, box, options):
+def list_of_micrographs(project, good, star):
+    """Read the list of micrographs that was given, or that of the Extract job."""
+    from apbc_common import relion
+
+    star = star or relion.extract_micrographs(project, good.stacks[0])
+    if star is None:
+        raise ApbcError(
+            f"{good.block.path}: no Extract job names its micrographs; give their list with -m"
+        )
+    return relion.read_micrographs(star)
+
+
+def on_micrographs(lists, listed, options):
+    """Return the particles with the listed names of their micrographs; they must have one."""
+    from apbc_common import names
+
+    missing = options["allow_missing"] if options["from_micrographs"] else None
+    return {
+        kind: one if one.micrograph is None else names.place(one, listed, missing)
+        for kind, one in lists.items()
+    }
+
+
+def window_source(project, lists, listed, box, options):
     """Return where windows are cut from: `windows.Stacks` or `windows.Micrographs`."""
     from apbc_common import relion, windows
 
@@ -246,13 +278,6 @@ def window_source(project, lists, micrographs_star, box, options):
         )
     if not options["from_micrographs"]:
         return windows.Stacks(project, lists, geometry, options["seed"])
-    star = micrographs_star or relion.extract_micrographs(project, lists["good"].stacks[0])
-    if star is None:
-        raise ApbcError(
-            f"{lists['good'].block.path}: no Extract job names its micrographs; "
-            "give their list with -m"
-        )
-    listed = relion.read_micrographs(star)
     source = windows.Micrographs(project, lists, geometry, options["seed"], listed)
     if source.outside:
         cli.warn(f"{source.outside} particles lie outside their micrographs; left out")
@@ -488,6 +513,7 @@ def main(argv=None) -> int:
         args.micrographs,
         {
             "from_micrographs": args.from_micrographs,
+            "allow_missing": args.allow_missing,
             "size": args.size,
             "window": args.window,
             "diameter": args.diameter,

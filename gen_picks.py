@@ -32,9 +32,12 @@ OF_MICROGRAPHS = (
     "border",
     "max_picks",
     "sample",
+    "jobs",
     "max_bad",
     "invert",
     "extract",
+    "compare",
+    "allow_missing",
 )
 OF_PARTICLES = ("micrographs", "batch")
 
@@ -108,7 +111,6 @@ def build_parser():
     add(
         "-j",
         "--jobs",
-        "--j",
         type=cli.jobs,
         metavar="N",
         help="processes (default: 1, which uses two cores well)",
@@ -132,6 +134,20 @@ def build_parser():
         default=None,
         help="also cut the picks into stacks, as RELION extracted the particles of the training, "
         "and list them in particles.star",
+    )
+    add(
+        "--compare",
+        "--in_coords",
+        type=cli.ProjectFile,
+        metavar="STAR",
+        help="say what is kept, new and dropped of the picks or particles in STAR; with --extract "
+        "also list the new ones in particles_new.star",
+    )
+    add(
+        "--allow-missing",
+        action="store_true",
+        default=None,
+        help="let STAR have micrographs that this list does not have",
     )
     add = parser.add_argument_group("for particles").add_argument
     add(
@@ -178,12 +194,15 @@ class Picked(NamedTuple):
 
 def pick(project, classbin, star, model_file, record, options, clear):
     """Pick the micrographs that have no picks yet, write the lists of all, and extract them."""
-    from apbc_common import network, relion
+    from apbc_common import comparison, network, relion
 
     network.check_model(model_file, record)
     listed = relion.read_micrographs(star)
     settings = settings_of(model_file, record, options)
     check_scale(listed, model_file, record["dataset"])
+    before, earlier = options["compare"], None
+    if before:
+        earlier = comparison.Earlier(project, before, listed, options["allow_missing"])
     cutting = extraction_of(star, model_file, record["dataset"], settings["invert"], options)
     apix = listed.apix_by_name()
     targets = {name: classbin.picks_file(relion.rest(name)) for name in listed.names}
@@ -193,16 +212,19 @@ def pick(project, classbin, star, model_file, record, options, clear):
     outputs = [files[name] for files in (targets, candidates) for name in chosen]
     stacks = [classbin.picks_stack(relion.rest(name)) for name in targets] if cutting else []
     lists += [classbin.picks_particles] if cutting else []
+    lists += [classbin.compared] if earlier else []
+    lists += [classbin.new_particles] if earlier and cutting else []
     run = Run(
         classbin.picks_record,
         project,
         {"model": model_file},
         settings,
         clear,
-        growing={"list": star},
+        growing={"list": star} | ({"compare": before} if before else {}),
     )
     nodes = [(external.COORDINATES, classbin.picks_suffix, classbin.picks_list)]
     nodes += [(external.PARTICLES, classbin.picks_particles)] if cutting else []
+    nodes += [(external.PARTICLES, classbin.new_particles)] if earlier and cutting else []
     if run.finished([*outputs, *lists]) and (not cutting or is_extracted(classbin)):
         print(f"finished before: nothing to do, {len(chosen)} micrographs -> {classbin.picks_dir}")
         return nodes
@@ -220,6 +242,7 @@ def pick(project, classbin, star, model_file, record, options, clear):
         counts = {"micrographs": len(done), "picks": sum(picks.values()), "without picks": empty}
         if cutting:
             counts["particles"] = extract(work, cutting, listed, picks, bad, options)
+        lines = hold_against(earlier, classbin, settings, apix, done, cutting) if earlier else []
         run.finish({**counts, "kept": len(chosen) - len(todo), "skipped": len(bad)})
     print(
         f"{len(done)} micrographs, {counts['picks']} picks (from {settings['threshold']:g}), "
@@ -227,7 +250,9 @@ def pick(project, classbin, star, model_file, record, options, clear):
     )
     if cutting:
         print(f"{counts['particles']} particles ({cutting}) -> {classbin.picks_particles}")
-    elif classbin.picks_particles.exists():
+    for line in lines:
+        print(line)
+    if not cutting and classbin.picks_particles.exists():
         cli.warn(f"{classbin.picks_particles}: not of these picks; --extract brings it up to date")
     if bad:
         said = f"{star}: {len(bad)} micrographs were skipped: {relion.first(bad)}"
@@ -347,7 +372,7 @@ def pick_all(work, todo, total, options):
     ApbcError
         If too many can't be used.
     """
-    jobs = max(1, min(options["jobs"] or 1, len(todo)))
+    jobs = max(1, min(options["jobs"] or options["cores"] or 1, len(todo)))
     job = functools.partial(pick_each, work, jobs)
     if jobs > 1:
         results = parallel.spread(job, (todo[start::jobs] for start in range(jobs)))
@@ -456,6 +481,19 @@ def write_lists(project, classbin, listed, done):
     return picks
 
 
+def hold_against(earlier, classbin, settings, apix, done, cutting):
+    """Write what is new of the picks, and return lines on it."""
+    from apbc_common import comparison
+
+    distance = settings["min_distance"]
+    reach = {name: distance / apix[name] for name in done}
+    new, said = comparison.compare(earlier, done, reach, classbin.compared)
+    if cutting:
+        count = comparison.copy_new(classbin.picks_particles, classbin.new_particles, new)
+        said.append(f"{count} new particles -> {classbin.new_particles}")
+    return said
+
+
 def extraction_of(star, model_file, taught, invert, options):
     """Return how the picks are to be extracted, or None if they are not.
 
@@ -487,7 +525,7 @@ def is_extracted(classbin):
     """Say whether the particle list and every stack are there, and no older than the picks."""
     from apbc_common import relion
 
-    picked = relion.read_coordinate_list(classbin.picks_list)
+    picked = relion.coordinate_files("", classbin.picks_list)
     return newer(classbin.picks_particles, classbin.all_picks("picks")) and all(
         newer(classbin.picks_stack(rest), classbin.picks_file(rest))
         for rest in map(relion.rest, picked)
@@ -543,11 +581,13 @@ def extract(work, cutting, listed, counts, bad, options):
 
 def classify(project, classbin, star, model_file, record, options, clear):
     """Check, score what has no score yet, and write the lists."""
-    from apbc_common import grid, network, relion
+    from apbc_common import grid, names, network, relion
 
     threshold = WINDOWS_FROM if options["threshold"] is None else options["threshold"]
     min_distance, micrographs = options["min_distance"], options["micrographs"]
     particles = relion.read_particles(project, star)
+    if micrographs and particles.micrograph is not None:
+        particles = names.place(particles, relion.read_micrographs(micrographs), None)
     grid.check_box(particles, model_file, record["dataset"])
     apart = grid.distances_px(project, particles, micrographs, min_distance)
     invert = grid.differs(project, particles, micrographs, record["dataset"])
@@ -596,7 +636,7 @@ def main(argv=None) -> int:
         parser.error("the following arguments are required: -i/--imagestar")
     if args.fdr is not None and args.threshold is not None:
         parser.error("argument --fdr: not with --threshold, which it chooses")
-    names = ("threshold", "min_distance", "jobs", *OF_MICROGRAPHS, *OF_PARTICLES)
+    names = ("threshold", "min_distance", "cores", *OF_MICROGRAPHS, *OF_PARTICLES)
     return cli.run(
         parser.prog,
         generate,

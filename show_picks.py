@@ -39,10 +39,11 @@ def build_parser():
     parser.add_argument(
         "-s",
         "--star",
+        "--in_coords",
         type=cli.ProjectFile,
         metavar="STAR",
-        help="its picks: a coordinate file, or a list of the picks or particles of many "
-        "micrographs (default: ClassBin/picks/picks.star)",
+        help="its picks: a coordinate file, a list of many micrographs' files, picks or particles "
+        "(default: ClassBin/picks/picks.star)",
     )
     parser.add_argument(
         "-z",
@@ -71,7 +72,7 @@ def show(project, image, star, binfactor, box, out):
         raise ApbcError(f"{image}: not in the project {Path(project).resolve()}; link it in")
     star = star or default_list(project, out)
     picking = read_picking(star)
-    xy, scores = read_picks(star, name, image, picking)
+    xy, scores = read_picks(project, star, name, image, picking)
     other = Path(image).with_name(Path(star).stem.rpartition("_")[0] + Path(image).suffix)
     if other != Path(image) and other.is_file():
         cli.warn(f"{star}: by its name of {other.name}, drawn on {name}")
@@ -98,14 +99,23 @@ def show(project, image, star, binfactor, box, out):
     print(f"{counted}, {outside.sum()} of them outside, circles of {box:.0f} px -> {target}")
 
 
-def read_picks(star, name, image, picking):
+def read_picks(project, star, name, image, picking):
     """Return places and scores as `relion.read_coordinates`: none, where the run found none."""
     import numpy as np
 
-    from apbc_common import relion
+    from apbc_common import names, relion
 
+    files = relion.coordinate_files(project, star)
+    if files is not None:
+        meant = names.match([name], files)[name]
+        if meant is None:
+            raise relion.NoPicks(
+                f"{star}: no picks of {name} among {len(files)} micrographs ({relion.first(files)})"
+            )
+        return relion.read_coordinates(files[meant])
     try:
-        return relion.read_coordinates(star, name, os.path.abspath(image))
+        spelt = names.match([name], relion.micrographs_named(star))[name] or name
+        return relion.read_coordinates(star, spelt, os.path.abspath(image))
     except relion.NoPicks:
         if picking and f"{relion.rest(name)}_autopick.star" in picking["outputs"]:
             return np.empty((0, 2)), np.empty(0)

@@ -144,6 +144,16 @@ class ClassBin:
         return self.picks_dir / "particles.star"
 
     @property
+    def new_particles(self) -> Path:
+        """Return the list of those that an earlier list of picks did not have."""
+        return self.picks_dir / "particles_new.star"
+
+    @property
+    def compared(self) -> Path:
+        """Return the table of what was kept, new and dropped, by micrograph."""
+        return self.picks_dir / "compared.star"
+
+    @property
     def picks_record(self) -> Path:
         """Return where the record of a run of direct picking lies."""
         return self.picks_dir / "run_gen_picks.json"

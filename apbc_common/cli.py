@@ -169,14 +169,13 @@ class _Parser(argparse.ArgumentParser):
 def _add_relion_s(result):
     """Let a parser take what RELION gives External jobs; fields that the script has no use for not.
 
-    Of those it has, one of its own options has the name too.
+    Of those it has, one of its own options has the name too. ``args.cores`` is RELION's number of
+    threads.
     """
-    for name in INPUTS:
-        if name not in result._option_string_actions:
-            result.add_argument(name, action=_NotTaken, help=argparse.SUPPRESS)
-    for name in ("--j", "--pipeline_control"):
-        if name not in result._option_string_actions:
-            result.add_argument(name, dest="unused", help=argparse.SUPPRESS)
+    ways = {name: {"action": _NotTaken} for name in INPUTS}
+    ways |= {"--j": {"dest": "cores", "type": jobs}, "--pipeline_control": {}}
+    for name in ways.keys() - result._option_string_actions.keys():
+        result.add_argument(name, help=argparse.SUPPRESS, **ways[name])
 
 
 class _NotTaken(argparse.Action):
@@ -197,7 +196,7 @@ def _job_in(argv):
 
 
 def _existing(result, action, project, value):
-    option = "/".join(action.option_strings)
+    option = "/".join(name for name in action.option_strings if name not in INPUTS)
     for path in (project / value, Path(value)):
         if os.path.isfile(path):
             return path

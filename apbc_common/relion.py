@@ -32,6 +32,7 @@ DIMENSIONS = "rlnImageDimensionality"
 MICROGRAPH_APIX = "rlnMicrographPixelSize"
 DETECTOR_PIXEL, MAGNIFICATION = "rlnDetectorPixelSize", "rlnMagnification"  # um; 3.0 only
 
+FILES = "rlnMicrographCoordinates"  # a micrograph's coordinate file; 4.0 and 5.0
 SUFFIX = "coords_suffix"  # how the name starts of the file that RELION 3.1 finds coordinates by
 JOB = re.compile(r"(?:^|/)job\d{3,}/")
 
@@ -481,6 +482,12 @@ def read_coordinates(path, *micrograph):
     return xy, scores
 
 
+def micrographs_named(path) -> list[str]:
+    """Return the micrographs that a list of picks or particles names, each once."""
+    block = table(path, X, "coordinate")
+    return _codes(block, MICROGRAPH)[0]
+
+
 def extract_micrographs(project, stack):
     """Find the micrograph list that an Extract job was given: its path, or None.
 
@@ -567,16 +574,38 @@ def write_coordinate_lists(project, micrographs_star, targets, list_file, suffix
     """
     columns = {
         MICROGRAPH: list(targets),
-        "rlnMicrographCoordinates": [os.path.relpath(path, project) for path in targets.values()],
+        FILES: [os.path.relpath(path, project) for path in targets.values()],
     }
     star.write(list_file, {"coordinate_files": pd.DataFrame(columns, dtype=object)})
     files.write_text(suffix_file, os.path.relpath(micrographs_star, project) + "\n")
 
 
-def read_coordinate_list(path) -> list[str]:
-    """Return the micrographs that a list of coordinate files names."""
-    return (
-        table(path, "rlnMicrographCoordinates", "coordinate file")
-        .read(MICROGRAPH)[MICROGRAPH]
-        .tolist()
-    )
+def coordinate_files(project, path) -> dict[str, Path] | None:
+    """Return the coordinate file of each micrograph by a node of RELION's; None if it is none.
+
+    Parameters
+    ----------
+    project : path-like
+    path : path-like
+        A list as RELION 4 and 5 write, ``autopick.star``; or the one line of 3.1,
+        ``coords_suffix_autopick.star``, beside which the files lie.
+
+    Raises
+    ------
+    ApbcError
+        If the one line names no list of micrographs.
+    """
+    path = Path(path)
+    if path.name.startswith(SUFFIX):
+        listed = Path(project) / path.read_text(errors="surrogateescape").strip()
+        if not listed.is_file():
+            raise ApbcError(
+                f"{path}: names {listed} as the list of micrographs, which is not there"
+            )
+        end = path.stem.removeprefix(SUFFIX)
+        found = {n: path.parent / f"{rest(n)}{end}.star" for n in read_micrographs(listed).names}
+        return {name: file for name, file in found.items() if file.is_file()}
+    if not any(FILES in block.labels for block in star.scan(path).values()):
+        return None
+    rows = table(path, FILES, "coordinate file").read(MICROGRAPH, FILES)
+    return {n: Path(project) / f for n, f in zip(rows[MICROGRAPH], rows[FILES], strict=True)}

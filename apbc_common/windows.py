@@ -187,8 +187,8 @@ class Micrographs:
     Raises
     ------
     ApbcError
-        If the lists name no micrographs, or some that are not listed, have no pixel size or can't
-        be read; if fewer than three hold good particles.
+        If the lists name no micrographs, or some that have no pixel size or can't be read; if fewer
+        than three hold good particles.
     """
 
     def __init__(self, project, lists, geometry, seed, listed):
@@ -200,7 +200,9 @@ class Micrographs:
                     f"{relion.Y}; cutting from micrographs needs them"
                 )
         self.apix = listed.apix_by_name()
-        self.names = sorted({name for part in lists.values() for name in part.micrographs})
+        self.names = sorted(
+            {part.micrographs[i] for part in lists.values() for i in np.unique(part.micrograph)}
+        )
         self.sizes = self._read_sizes(listed.path)
         self.coarsest = max(self.apix[name] for name in self.names)
         shifts = {"good": relion.origins(lists["good"])}
@@ -212,9 +214,7 @@ class Micrographs:
     def _read_sizes(self, star):
         sizes, faults = {}, []
         for name in self.names:
-            if name not in self.apix:
-                faults.append(f"{name} is not in the list")
-            elif not self.apix[name]:
+            if not self.apix[name]:
                 faults.append(f"{name} has no pixel size ({relion.MICROGRAPH_APIX})")
             else:
                 try:
@@ -235,10 +235,12 @@ class Micrographs:
         for kind, particles in self.lists.items():
             xy = particles.xy
             if shifts.get(kind) is not None:
-                apix = np.array([self.apix[name] for name in particles.micrographs])
+                apix = np.array([self.apix.get(name, np.nan) for name in particles.micrographs])
                 xy = xy - shifts[kind] / apix[particles.micrograph, None]
             for index, name in enumerate(particles.micrographs):
                 rows = np.flatnonzero(particles.micrograph == index)
+                if not len(rows):
+                    continue
                 size = self.sizes[name]
                 inside = ((xy[rows] >= 0) & (xy[rows] < (size.nx, size.ny))).all(axis=1)
                 self.outside += int((~inside).sum())

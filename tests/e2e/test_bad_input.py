@@ -475,7 +475,7 @@ def test_of_many_faults_the_first_three_are_named(project, capsys):
         "one list only",
         "gen_data",
         ("-g", GOOD),
-        "the following arguments are required: -b/--starbad",
+        "either -b/--starbad or --all is required",
         code=2,
     ),
     Case(

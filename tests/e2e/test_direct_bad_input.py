@@ -86,7 +86,8 @@ UNFIT = (
         "a micrograph that is not listed",
         "gen_data",
         CUT,
-        f"{USED}{MIC} is not in the list",
+        f"{{p}}/{GOOD}: 1 of 3 micrographs are not in {{p}}/{MICROGRAPHS}: {MIC} (nearest: "
+        f"{MIC.replace('0.mrc', '2.mrc')}); give the list that has them, or --allow-missing",
         edit(MICROGRAPHS, f"{MIC} 1 15000.0\n", ""),
     ),
     Case(

@@ -103,6 +103,9 @@ def test_gen_data_writes_a_window_for_each_particle(project, capsys):
     assert written["state"] == "finished"
     assert written["options"] == {
         "from_micrographs": False,
+        "allow_missing": False,
+        "min_score": None,
+        "max_score": None,
         "size": 64,
         "window": None,
         "diameter": None,
@@ -800,6 +803,7 @@ def test_outputs_go_where_o_says_and_are_found_there(trained):
     found = [name for name in after if name not in before and after[name]]
     found = sorted(name for name in found if not re.search("/(train|test)/", name))
     results = ["testing_results.txt", "train_and_test_results.png"]
+    nodes = "RELION_OUTPUT_NODES.star"
     grids = [f"Micrographs/sub{i % 2}/mic_a.{i}_grid.star" for i in (0, 2, 1)]
     assert found == sorted(
         f"External/job0{job}/{name}"
@@ -807,11 +811,11 @@ def test_outputs_go_where_o_says_and_are_found_there(trained):
             20: ["dataset.json", "test.star", "train.star", "run_gen_data.json"],
             21: ["model.h5", "model.json", "run_gen_model.json", "training_log.txt", *results],
             22: results,
-            23: ["grid.star", "coords_suffix_grid.star", "run_gen_grid.json", *grids],
-            24: ["particles_true.star", "particles_false.star", "run_gen_picks.json"],
+            23: ["grid.star", "coords_suffix_grid.star", "run_gen_grid.json", *grids, nodes],
+            24: ["particles_true.star", "particles_false.star", "run_gen_picks.json", nodes],
             25: ["pngs/Micrographs/sub0/mic_a.0_Extract_job005_particles.png"],
         }.items()
-        for name in names
+        for name in [*names, "RELION_JOB_EXIT_SUCCESS"]
     )
     rows = star_rows(trained / "External/job023/grid.star")[1]
     assert rows[0] == f"{MIC} External/job023/{grids[0]}"
