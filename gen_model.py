@@ -87,8 +87,8 @@ def build_parser():
         type=whole(1, MOST),
         default=1,
         metavar="N",
-        help="of training: between two, good particles move towards where they are found, and "
-        "labels that look wrong are left out; of windows from micrographs (default: 1)",
+        help="of training: between two, good particles move towards where they are found; of "
+        "windows from micrographs (default: 1)",
     )
     parser.add_argument(
         "--batch",

@@ -1,7 +1,8 @@
-"""Labels held against what networks say that have not learnt from them: moved, doubted, left out.
+"""Labels held against what networks say of them: which peak is whose, and where particles are.
 
-A network learns from places that people and programs chose. Some are off the centre, some are in
-the wrong list, and some that count as empty hold a particle that nobody listed.
+A network learns from places that people and programs chose; some are off the centre. Labels that
+look wrong, and negatives that look like particles, stay: without them networks are worse (the
+example's README has the numbers), since the hardest of the right ones look wrong too.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import dataclasses
 import numpy as np
 
 from . import decision, direct
-from .windows import OFFCENTRE, REACH
+from .windows import REACH
 
 RADIUS = 0.3  # of the diameter, within which a peak is a listed particle
 ERROR = 0.04  # of the diameter: how far peaks are from their particles, in sets with a truth
-LIKELY = 0.5  # chance from which a label is taken for wrong, a peak for a particle
+LIKELY = 0.5  # chance from which a label is taken for wrong
 
 
 def at_peaks(survey, samples, rows, dataset):
@@ -52,25 +53,20 @@ class Revision:
         With the good moved to where they are.
     moved : ndarray of bool, shape (N,)
         Which are somewhere else now.
-    kept : ndarray of bool, shape (N,)
-        Which to learn from.
     said : str
         What was done, for people.
     """
 
     samples: object
     moved: np.ndarray
-    kept: np.ndarray
     said: str
 
 
 def revise(survey, samples, dataset) -> Revision:
-    """Move good particles towards their peaks, and leave out what can't be learnt from.
+    """Move good particles towards their peaks.
 
     A peak counts if it is more likely a particle than not. Labels and peaks both err: the farther
     they are apart, beyond what peaks err by, the more of the way is gone, by the same part for all.
-    Left out are listed particles the label of which is more likely wrong than right, and windows
-    that are there to be negatives but lie on such a peak.
 
     Parameters
     ----------
@@ -81,15 +77,10 @@ def revise(survey, samples, dataset) -> Revision:
     dataset : dict
     """
     here = np.isin(samples.source, survey.names)
-    listed, derived = (np.flatnonzero(here & which) for which in (samples.listed, ~samples.listed))
     good = np.flatnonzero(here & (samples.label == 1))
-    label, score = at_peaks(survey, samples, listed, dataset)
+    label, _ = at_peaks(survey, samples, np.flatnonzero(here & samples.listed), dataset)
     line = decision.fit_line(survey.score[label >= 0], label[label >= 0] == 1)
-    kept = np.ones(len(samples), bool)
-    kept[listed] = line.wrong(score, samples.label[listed] == 1) < LIKELY
-    wrong = int((~kept).sum())
     sure = survey.of(line.odds(survey.score) >= 0)
-    kept[derived] = ~sure.near(samples, derived, OFFCENTRE[0] * dataset["box_angst"])
     window = sure.match(samples, good, REACH * dataset["box_angst"])
     at = window[window >= 0]
     apix = np.array([survey.apix[name] for name in samples.source[at]])[:, None]
@@ -105,10 +96,9 @@ def revise(survey, samples, dataset) -> Revision:
         "off, all by {:.1f}, {:.1f} A on average".format(
             *(away.mean(axis=0) if len(at) else (0, 0))
         )
-        + f"; moved {part:.0%} of the way; {wrong} of {len(listed)} labels and "
-        f"{len(derived) - kept[derived].sum()} of {len(derived)} negatives left out"
+        + f"; moved {part:.0%} of the way"
     )
-    return Revision(dataclasses.replace(samples, where=where), moved, kept, said)
+    return Revision(dataclasses.replace(samples, where=where), moved, said)
 
 
 def way(away, error) -> float:

@@ -1,4 +1,4 @@
-"""Training in rounds: networks learn, say what they think of their labels, and learn on."""
+"""Training in rounds: networks learn, say where the particles are, and learn on."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SEEDS = 1000  # between those of two members
 def learn(project, dataset, pixels, windows, parts, options, settings, classbin):
     """Train networks; each is kept as it is after a round, so that a killed training goes on.
 
-    After each round but the last the labels are revised by what the networks say of micrographs:
+    After each round but the last good particles move by what the networks say of micrographs:
     each of those that it was not taught, one alone of all. Then training goes on.
 
     Parameters
@@ -45,7 +45,7 @@ def learn(project, dataset, pixels, windows, parts, options, settings, classbin)
         Of each revision, for people.
     """
     models, logs, said = [None] * len(parts), [{} for _ in parts], []
-    used, rounds = np.ones(len(windows), bool), options["rounds"]
+    rounds = options["rounds"]
     for number in range(1, rounds + 1):
         for member, part in enumerate(parts):
             path = classbin.network(number, member + 1)
@@ -56,7 +56,7 @@ def learn(project, dataset, pixels, windows, parts, options, settings, classbin)
                 models[member], log = learning.train(
                     pixels,
                     windows.label,
-                    part["training"][used[part["training"]]],
+                    part["training"],
                     part["validation"],
                     options["epochs"],
                     options["batch"],
@@ -76,7 +76,7 @@ def learn(project, dataset, pixels, windows, parts, options, settings, classbin)
             complete = [network.all_ways(model) for model in models]
             found = surveys.survey(project, dataset, work(complete, windows, asked))
             revision = labels.revise(found, windows, dataset)
-            windows, used = revision.samples, revision.kept
+            windows = revision.samples
             samples.recut(project, dataset, windows, np.flatnonzero(revision.moved), pixels)
             said.append(f"after round {number}: {revision.said}")
     return models, logs, windows, said

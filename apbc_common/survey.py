@@ -56,14 +56,6 @@ class Survey:
             found[here] = np.where(index >= 0, there[index], -1)
         return found
 
-    def near(self, samples, rows, angst) -> np.ndarray:
-        """Return which of the windows have a peak within a distance: bool; else as `match`."""
-        found = np.zeros(len(samples), bool)
-        for here, there, apix in self._micrographs(samples, rows):
-            away = peaks.nearest(samples.where[there], self.xy[here])
-            found[there] = away <= angst / apix
-        return found[rows]
-
     def _micrographs(self, samples, rows):
         """Yield the peaks, the windows and A a pixel of each micrograph that has windows."""
         for number, name in enumerate(self.names):

@@ -1,4 +1,4 @@
-"""Labels held against peaks: which move, which are doubted, which are left out."""
+"""Labels held against peaks: which move, and how far."""
 
 import numpy as np
 import pytest
@@ -69,9 +69,9 @@ def test_good_particles_move_towards_sure_peaks_within_reach_and_nothing_else_mo
     assert np.flatnonzero(revision.moved[: len(rows)]).tolist() == [0]
     assert (revision.samples.where[1 : len(rows)] == before.where[1 : len(rows)]).all()
     assert before.where[0].tolist() == [100, 100]
-    assert revision.said.startswith(
+    assert revision.said == (
         f"{1 + FILLERS} of {3 + FILLERS} good particles found, half of them by more than 16.0 A "
-        "off, all by 15.9, 0.4 A on average; moved 94% of the way; "
+        "off, all by 15.9, 0.4 A on average; moved 94% of the way"
     )
 
 
@@ -89,32 +89,7 @@ def test_the_nearer_labels_are_the_less_they_move(off, share):
     assert labels.way(np.empty(0), 4.0) == 0
 
 
-def test_labels_that_look_wrong_are_left_out_on_both_sides():
-    rows = [
-        ("good", "a", 100, 0),
-        ("bad", "a", 300, 0),
-        ("good", "a", 500, 0),
-        ("bad", "a", 700, 0),
-    ]
-    peaks = [("a", 100, 0, 0.001), ("a", 300, 0, 0.999), ("a", 500, 0, 0.999), ("a", 700, 0, 0.001)]
-    revision = labels.revise(*reversed(filled(rows, peaks)), DATASET)
-    assert revision.kept[:4].tolist() == [False, False, True, True]
-    assert revision.kept[4:].all()
-    assert f"; 2 of {4 + 2 * FILLERS} labels and 0 of 0 negatives left out" in revision.said
-
-
-@pytest.mark.parametrize(
-    ("away", "score", "kept"), [(19, 0.9, False), (21, 0.9, True), (5, 0.1, True)]
-)
-def test_negatives_that_lie_on_a_sure_peak_are_left_out(away, score, kept):
-    rows = [("offcentre", "a", 100, 100), ("empty", "a", 400, 100), ("beside", "b", 100, 100)]
-    revision = labels.revise(
-        *reversed(filled(rows, [("a", 100 + away, 100, score), ("b", 400, 100, 0.9)])), DATASET
-    )
-    assert revision.kept[:3].tolist() == [kept, True, True]
-
-
 def test_what_was_not_asked_about_stays():
     rows = [("good", "c", 100, 100), ("bad", "c", 300, 100), ("empty", "c", 500, 100)]
     revision = labels.revise(*reversed(filled(rows, [])), DATASET)
-    assert revision.kept.all() and not revision.moved[:3].any()
+    assert not revision.moved[:3].any()
