@@ -510,7 +510,8 @@ def _difference(earlier, wanted):
                 found.append(f"{name} {_path(old)}, this one has {_path(new)}")
     old, new = earlier["options"], json.loads(json.dumps(wanted["options"]))
     for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
+        added = name not in old and not new[name]  # by a later version; not in use
+        if old.get(name) != new.get(name) and not added:
             found.append(f"{name} {old.get(name)}, this one has {new.get(name)}")
     return "; ".join(found)
 

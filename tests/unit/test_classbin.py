@@ -177,6 +177,12 @@ def test_a_longer_list_goes_on(script):
     assert json.loads(script.record.read_text())["outputs"][-1] == "three.txt"
 
 
+@pytest.mark.parametrize("unused", [None, False])
+def test_an_option_of_a_later_version_that_is_not_in_use_changes_nothing(script, unused):
+    script.write(options=OPTIONS)
+    assert script.write(options={**OPTIONS, "later": unused}) is None
+
+
 def test_the_same_content_under_another_path_is_the_same(script):
     script.write()
     copy = script.folder / "copy.star"
