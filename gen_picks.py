@@ -192,72 +192,135 @@ class Picked(NamedTuple):
     note: str = ""
 
 
+class Work(NamedTuple):
+    """What a process needs to pick micrographs."""
+
+    project: Path
+    classbin: ClassBin
+    model_file: Path
+    record: dict
+    settings: dict
+
+
+class Plan(NamedTuple):
+    """What a run picks, and what becomes of that."""
+
+    work: Work
+    listed: object  # relion.Micrographs
+    chosen: list  # those to pick
+    picks: dict  # file by micrograph, of all that are listed
+    candidates: dict  # likewise
+    cutting: object  # extraction.Extraction, or None
+    earlier: object  # comparison.Earlier, or None
+
+    def lists(self):
+        """Return the files that are of all micrographs."""
+        classbin, new = self.work.classbin, self.cutting and self.earlier
+        return [
+            *(classbin.picks_list, classbin.picks_suffix, *map(classbin.all_picks, LISTS)),
+            *([classbin.picks_particles] if self.cutting else []),
+            *([classbin.compared] if self.earlier else []),
+            *([classbin.new_particles] if new else []),
+        ]
+
+    def nodes(self):
+        """Return what RELION should know."""
+        classbin = self.work.classbin
+        found = [(external.COORDINATES, classbin.picks_suffix, classbin.picks_list)]
+        particles = {classbin.picks_particles, classbin.new_particles}
+        return found + [(external.PARTICLES, one) for one in self.lists() if one in particles]
+
+    def outputs(self):
+        """Return all files but the stacks."""
+        of_each = [files[name] for files in (self.picks, self.candidates) for name in self.chosen]
+        return of_each + self.lists()
+
+    def done(self):
+        """Return the micrographs that have been picked, with their files."""
+        there = [n for n in self.picks if self.picks[n].exists() and self.candidates[n].exists()]
+        return {name: self.picks[name] for name in there}
+
+
 def pick(project, classbin, star, model_file, record, options, clear):
     """Pick the micrographs that have no picks yet, write the lists of all, and extract them."""
+    from apbc_common import relion
+
+    plan = make_plan(project, classbin, star, model_file, record, options)
+    growing = {"list": star, "compare": options["compare"]}
+    run = Run(
+        classbin.picks_record,
+        project,
+        {"model": model_file},
+        plan.work.settings,
+        clear,
+        growing={name: path for name, path in growing.items() if path},
+    )
+    count = len(plan.chosen)
+    if run.finished(plan.outputs()) and (not plan.cutting or is_extracted(classbin)):
+        print(f"finished before: nothing to do, {count} micrographs -> {classbin.picks_dir}")
+        return plan.nodes()
+    if count < len(plan.picks):
+        spread = "over defocus" if plan.listed.defocus else "over the list, which has no defocus"
+        print(f"{count} of {len(plan.picks)} micrographs, spread {spread}:", *plan.chosen)
+    stacks = [classbin.picks_stack(relion.rest(name)) for name in plan.picks]
+    with run.writing([*plan.outputs(), *(stacks if plan.cutting else [])], keep=True):
+        counts, bad, lines = carry_out(plan, options)
+        run.finish(counts)
+    print("\n".join(lines))
+    if not plan.cutting and classbin.picks_particles.exists():
+        cli.warn(f"{classbin.picks_particles}: not of these picks; --extract brings it up to date")
+    if bad:
+        said = f"{star}: {len(bad)} micrographs were skipped: {relion.first(bad)}"
+        raise SomeSkipped(said, plan.nodes())
+    return plan.nodes()
+
+
+def make_plan(project, classbin, star, model_file, record, options):
+    """Read and check what is given; nothing is written."""
     from apbc_common import comparison, network, relion
 
     network.check_model(model_file, record)
     listed = relion.read_micrographs(star)
     settings = settings_of(model_file, record, options)
     check_scale(listed, model_file, record["dataset"])
-    before, earlier = options["compare"], None
-    if before:
+    earlier = None
+    if before := options["compare"]:
         earlier = comparison.Earlier(project, before, listed, options["allow_missing"])
-    cutting = extraction_of(star, model_file, record["dataset"], settings["invert"], options)
-    apix = listed.apix_by_name()
-    targets = {name: classbin.picks_file(relion.rest(name)) for name in listed.names}
-    chosen = sample(listed, options["sample"])
-    lists = [classbin.picks_list, classbin.picks_suffix, *map(classbin.all_picks, LISTS)]
-    candidates = {name: classbin.candidates_file(relion.rest(name)) for name in listed.names}
-    outputs = [files[name] for files in (targets, candidates) for name in chosen]
-    stacks = [classbin.picks_stack(relion.rest(name)) for name in targets] if cutting else []
-    lists += [classbin.picks_particles] if cutting else []
-    lists += [classbin.compared] if earlier else []
-    lists += [classbin.new_particles] if earlier and cutting else []
-    run = Run(
-        classbin.picks_record,
-        project,
-        {"model": model_file},
-        settings,
-        clear,
-        growing={"list": star} | ({"compare": before} if before else {}),
+    return Plan(
+        Work(project, classbin, model_file, record, settings),
+        listed,
+        sample(listed, options["sample"]),
+        {name: classbin.picks_file(relion.rest(name)) for name in listed.names},
+        {name: classbin.candidates_file(relion.rest(name)) for name in listed.names},
+        extraction_of(star, model_file, record["dataset"], settings["invert"], options),
+        earlier,
     )
-    nodes = [(external.COORDINATES, classbin.picks_suffix, classbin.picks_list)]
-    nodes += [(external.PARTICLES, classbin.picks_particles)] if cutting else []
-    nodes += [(external.PARTICLES, classbin.new_particles)] if earlier and cutting else []
-    if run.finished([*outputs, *lists]) and (not cutting or is_extracted(classbin)):
-        print(f"finished before: nothing to do, {len(chosen)} micrographs -> {classbin.picks_dir}")
-        return nodes
-    if len(chosen) < len(listed.names):
-        spread = "over defocus" if listed.defocus else "over the list, which has no defocus"
-        print(f"{len(chosen)} of {len(listed.names)} micrographs, spread {spread}:", *chosen)
-    with run.writing([*outputs, *stacks, *lists], keep=True):
-        missing = [n for n in chosen if not (targets[n].exists() and candidates[n].exists())]
-        todo = [(name, apix[name]) for name in missing]
-        work = Work(project, classbin, model_file, record, settings)
-        bad = pick_all(work, todo, len(chosen), options)
-        done = {n: path for n, path in targets.items() if path.exists() and candidates[n].exists()}
-        picks = write_lists(project, classbin, listed, done)
-        empty = sum(not count for count in picks.values())
-        counts = {"micrographs": len(done), "picks": sum(picks.values()), "without picks": empty}
-        if cutting:
-            counts["particles"] = extract(work, cutting, listed, picks, bad, options)
-        lines = hold_against(earlier, classbin, settings, apix, done, cutting) if earlier else []
-        run.finish({**counts, "kept": len(chosen) - len(todo), "skipped": len(bad)})
-    print(
-        f"{len(done)} micrographs, {counts['picks']} picks (from {settings['threshold']:g}), "
-        f"{empty} micrographs without; {len(bad)} skipped -> {classbin.picks_dir}"
-    )
+
+
+def carry_out(plan, options):
+    """Pick, list, extract, compare; return counts, what is wrong with some, lines for people."""
+    work, listed, cutting = plan.work, plan.listed, plan.cutting
+    classbin, apix = work.classbin, listed.apix_by_name()
+    before = plan.done()
+    todo = [(name, apix[name]) for name in plan.chosen if name not in before]
+    bad = pick_all(work, todo, len(plan.chosen), options)
+    done = plan.done()
+    picks = write_lists(work.project, classbin, listed, done)
+    empty = sum(not count for count in picks.values())
+    counts = {"micrographs": len(done), "picks": sum(picks.values()), "without picks": empty}
+    lines = []
     if cutting:
-        print(f"{counts['particles']} particles ({cutting}) -> {classbin.picks_particles}")
-    for line in lines:
-        print(line)
-    if not cutting and classbin.picks_particles.exists():
-        cli.warn(f"{classbin.picks_particles}: not of these picks; --extract brings it up to date")
-    if bad:
-        said = f"{star}: {len(bad)} micrographs were skipped: {relion.first(bad)}"
-        raise SomeSkipped(said, nodes)
-    return nodes
+        counts["particles"] = extract(work, cutting, listed, picks, bad, options)
+        lines.append(f"{counts['particles']} particles ({cutting}) -> {classbin.picks_particles}")
+    if plan.earlier:
+        lines += hold_against(plan.earlier, classbin, work.settings, apix, done, cutting)
+    counts |= {"kept": len(plan.chosen) - len(todo), "skipped": len(bad)}
+    lines.insert(
+        0,
+        f"{len(done)} micrographs, {counts['picks']} picks (from {work.settings['threshold']:g}), "
+        f"{empty} micrographs without; {len(bad)} skipped -> {classbin.picks_dir}",
+    )
+    return counts, bad, lines
 
 
 def settings_of(model_file, record, options):
@@ -352,16 +415,6 @@ def sample(listed, count):
     at = np.linspace(0, len(order) - 1, count).round().astype(int)
     kept = {order[i] for i in at.tolist()}
     return [name for i, name in enumerate(listed.names) if i in kept]
-
-
-class Work(NamedTuple):
-    """What a process needs to pick micrographs."""
-
-    project: Path
-    classbin: ClassBin
-    model_file: Path
-    record: dict
-    settings: dict
 
 
 def pick_all(work, todo, total, options):

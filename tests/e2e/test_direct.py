@@ -419,7 +419,7 @@ def test_picks_of_a_job_lie_in_its_folder(taught):
     } == {
         *("autopick.star", "candidates.star", "coords_suffix_autopick.star", "picks.star"),
         *(f"{relion.rest(name)}_autopick.star" for name in NAMES),
-        "run_gen_picks.json",
+        *("run_gen_picks.json", "RELION_OUTPUT_NODES.star"),
     }
     assert (
         f" External/job020/{relion.rest(NAMES[0])}_autopick.star"
