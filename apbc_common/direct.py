@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from scipy import special
 
 from . import ApbcError, images, mrc, network, peaks
 
 HEADER_TOLERANCE = 0.01  # by which a header's pixel size may differ from the list's
 FLOOR = 0.01  # least probability of a candidate
 STRIDE = 4
+BLUR = 1 / 6  # of the diameter: sigma of the Gaussian that finds the middle of a plateau
 
 
 def defaults(taught) -> dict:
@@ -45,6 +47,7 @@ class Picker:
         self.min_distance, self.border = min_distance, border
         self.least = math.log(floor / (1 - floor)) if 0 < floor < 1 else (2 * floor - 1) * math.inf
         self.invert = invert
+        self.blur = BLUR * taught["diameter_angst"] / (stride * self.apix)  # spacings of the map
         self._dense = network.Dense(model, stride)
 
     def prepare(self, path, apix):
@@ -92,7 +95,9 @@ class Picker:
         size = self._dense.size
         beyond = max(0, size // 2 - int(self.border / self.apix))  # windows reach over the border
         padded = np.pad(grey, beyond, mode="reflect") if beyond else grey
-        xy, logits = peaks.maxima(self._dense(padded), self.least)
+        scores = self._dense(padded)
+        xy, logits = peaks.maxima(scores, self.least)
+        xy = peaks.centred(xy, special.expit(scores), self.blur)
         xy = (xy * self._dense.stride + (size - 1) / 2 - beyond) * scale  # of `all_ways`
         kept = peaks.best_apart(xy, self.min_distance / apix)
         margin = math.ceil(self.border / apix)  # RELION cuts coordinates to whole pixels

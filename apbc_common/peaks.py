@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
@@ -47,6 +49,42 @@ def maxima(scores, least=-np.inf):
         xy[:, axis] += np.clip(shift, -0.5, 0.5)
     order = np.lexsort((at, -value))
     return xy[order], value[order]
+
+
+def centred(xy, weights, sigma):
+    """Move each place to the top of the hill that it lies on.
+
+    Where a network was taught with places that scatter, its map has plateaus, and the highest entry
+    of one is chance; but their middles are right. Smoothing makes hills of them. A place whose top
+    is more than 2 ``sigma`` away stays.
+
+    Parameters
+    ----------
+    xy : ndarray, shape (N, 2)
+        Column and row, in spacings of the map.
+    weights : ndarray, shape (H, W)
+        What is smoothed: probabilities.
+    sigma : float
+        Of the Gaussian, in spacings.
+
+    Returns
+    -------
+    ndarray of float64, shape (N, 2)
+    """
+    smooth = ndimage.gaussian_filter(weights.astype(float), sigma, mode="nearest")
+    tops, _ = maxima(smooth)
+    if not len(xy) or not len(tops):
+        return xy
+    at = np.rint(xy).astype(int)
+    steps = np.array([(x, y) for x in (0, -1, 1) for y in (0, -1, 1)])  # where level, stay
+    last = np.array(smooth.shape[::-1]) - 1
+    for _ in range(math.ceil(4 * sigma)):
+        near = np.clip(at[:, None] + steps, 0, last)
+        best = smooth[near[..., 1], near[..., 0]].argmax(axis=1)
+        at = near[np.arange(len(at)), best]
+    away, top = cKDTree(tops).query(at)
+    there = (away <= 1) & (np.hypot(*(tops[top] - xy).T) <= 2 * sigma)
+    return np.where(there[:, None], tops[top], xy)
 
 
 def best_apart(xy, distance):

@@ -99,3 +99,36 @@ def test_match_takes_the_nearest_free_centre_within_the_distance():
 def test_match_of_nothing(count):
     places, centres = (np.zeros((n, 2)) for n in count)
     assert peaks.match(places, centres, 5).tolist() == [-1] * count[0]
+
+
+def plateau(centres, radius, shape=(60, 80)):
+    """Level discs, with noise that puts the highest entry anywhere."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    rng = np.random.default_rng(0)
+    inside = [np.hypot(x - cx, y - cy) <= radius for cx, cy in centres]
+    return np.any(inside, axis=0) * (1 - 0.01 * rng.random(shape))
+
+
+def test_a_plateau_s_middle_is_found():
+    weights = plateau([(20, 25), (55, 30)], 5)
+    before = np.array([[16.0, 24.0], [58.0, 33.0]])
+    found = peaks.centred(before, weights, 2.5)
+    assert found == pytest.approx(np.array([[20, 25], [55, 30]]), abs=0.15)
+
+
+def test_a_peak_stays_on_its_own_hill():
+    """Two that touch; one on nothing, and one too far from the top of its hill."""
+    weights = plateau([(20, 25), (31, 25)], 5)
+    before = np.array([[22.0, 25.0], [29.0, 25.0], [70.0, 50.0], [20.0, 33.0]])
+    found = peaks.centred(before, weights, 1.5)
+    assert found[:2] == pytest.approx(np.array([[20, 25], [31, 25]]), abs=0.7)
+    assert found[3].tolist() == before[3].tolist()
+    assert np.hypot(*(found[2] - before[2])) <= 3
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_on_a_level_map_nothing_moves_far(level):
+    before = np.array([[3.0, 4.0], [70.0, 50.0]])
+    found = peaks.centred(before, np.full((60, 80), level), 2.0)
+    assert (np.hypot(*(found - before).T) <= 4).all()
+    assert peaks.centred(np.empty((0, 2)), np.full((6, 8), level), 2.0).shape == (0, 2)
