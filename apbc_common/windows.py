@@ -214,7 +214,7 @@ class Micrographs:
     def _read_sizes(self, star):
         sizes, faults = {}, []
         for name in self.names:
-            if not self.apix[name]:
+            if not self.apix.get(name):
                 faults.append(f"{name} has no pixel size ({relion.MICROGRAPH_APIX})")
             else:
                 try:

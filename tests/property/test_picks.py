@@ -100,6 +100,7 @@ class Fake:
     def find(self, grey, scale, apix, **options):
         """Pick with these scores: windows of 4 A a pixel, boxes of 80 A."""
         taught = {"window_px": self.size, "window_angst": 4.0 * self.size, "box_angst": 80.0}
+        taught["diameter_angst"] = 0.0  # nothing is smoothed
         with mock.patch.object(direct.network, "Dense", lambda *_: self):
             picker = direct.Picker(None, taught, stride=self.stride, **options)
         return picker.find((grey, scale, apix))

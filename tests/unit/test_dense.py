@@ -109,6 +109,7 @@ def test_where_no_window_fits_there_is_no_score(net):
 
 def test_a_pick_has_the_probability_of_the_window_about_it(net):
     taught = {"window_px": net.size, "window_angst": 2.0 * net.size, "box_angst": 2.0 * net.size}
+    taught["diameter_angst"] = 0.0  # nothing is smoothed
     picker = direct.Picker(net.model, taught, 10, net.size, 0.001, 1)
     grey = micrograph(140, 151)
     xy, found = picker.find((grey, np.array([1.0, 1.0]), 2.0))
