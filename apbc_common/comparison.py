@@ -37,13 +37,14 @@ class Earlier:
         self._files = relion.coordinate_files(project, path)
         self._rows, self._xy, self._class = {}, None, None
         if self._files is None:
-            self._read_list(project, listed)
-        known = list(self._files if self._files is not None else self._rows)
-        found = names.match(known, listed.names)
+            self._read_list()
+        found = names.match(self._rows if self._files is None else self._files, listed.names)
         names.insist(path, found, listed, allow_missing, "their picks are left out")
         self._name_of = {one: name for name, one in found.items() if one}
+        if self._files is None:
+            self._centre(project, listed)
 
-    def _read_list(self, project, listed):
+    def _read_list(self):
         block = relion.table(self.path, relion.X, "coordinate")
         block.require(relion.MICROGRAPH)
         micrograph = block.read(relion.MICROGRAPH)[relion.MICROGRAPH]
@@ -51,14 +52,18 @@ class Earlier:
         self._xy = block.numbers(relion.X, relion.Y)
         if relion.CLASS in block.labels:
             self._class = block.read(relion.CLASS)[relion.CLASS].to_numpy()
-        if relion.IMAGE in block.labels:
-            particles = relion.read_particles(project, self.path)
-            origins, apix = relion.origins(particles), listed.apix_by_name()
-            found = names.match(self._rows, listed.names)
-            if origins is not None:
-                for name, rows in self._rows.items():
-                    if found[name]:
-                        self._xy[rows] -= origins[rows] / apix[found[name]]
+        self._are_particles = relion.IMAGE in block.labels
+
+    def _centre(self, project, listed):
+        """Take the origins off the places of particles."""
+        if not self._are_particles:
+            return
+        origins = relion.origins(relion.read_particles(project, self.path))
+        if origins is not None:
+            apix = listed.apix_by_name()
+            for micrograph, name in self._name_of.items():
+                rows = self._rows[name]
+                self._xy[rows] -= origins[rows] / apix[micrograph]
 
     def of(self, micrograph):
         """Return the places on a micrograph, (N, 2) in its pixels, and their classes or None."""
