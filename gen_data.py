@@ -132,11 +132,7 @@ def generate(project, starred, micrographs_star, options, out, clear):
         options,
         clear,
     )
-    lists = read_lists(project, starred, model, micrographs_star, options)
-    listed = None
-    if options["from_micrographs"] or micrographs_star:
-        listed = list_of_micrographs(project, lists["good"], micrographs_star)
-        lists = on_micrographs(lists, listed, options)
+    lists, listed = read_lists(project, starred, model, micrographs_star, options)
     check_lists(lists)
     box = describe(lists)
     source = window_source(project, lists, listed, box, options)
@@ -179,80 +175,33 @@ def generate(project, starred, micrographs_star, options, out, clear):
 
 
 def read_lists(project, starred, model, micrographs_star, options):
-    """Return good and bad particles by kind: as listed, or chosen from the list of all."""
-    import numpy as np
+    """Return good and bad particles by kind, and the micrographs' list, None where none is needed.
 
-    from apbc_common import relion, selection
-
-    if not starred["all"]:
-        return {kind: relion.read_particles(project, starred[kind]) for kind in KINDS[::-1]}
-    every = relion.read_particles(project, starred["all"])
-    if starred["good"]:
-        good = relion.read_particles(project, starred["good"])
-        is_good = selection.chosen(good, every)
-        is_bad = ~is_good
-    else:
-        scores = selection.scores(every, model)
-        is_good, is_bad = scores >= options["min_score"], scores < options["max_score"]
-        good = every.some(is_good)
-    near = np.zeros(len(every), bool)
-    reach = half_diameter(project, good, micrographs_star, options) if len(good) else None
-    if reach:
-        near = selection.beside(every, is_good, is_bad, reach)
-    print(
-        f"{every.block.path}: {len(every)} particles, {is_good.sum()} good, {is_bad.sum()} bad, "
-        f"{near.sum()} of these left out, within half a diameter of a good one"
-    )
-    return {"good": good, "bad": every.some(is_bad & ~near)}
-
-
-def ranker_s_model(data):
-    """Return the model that has the class scores of the ranker's list; raise ApbcError for none."""
-    path = data.with_name(data.name.replace("_data", "_model"))
-    if path == data or not path.is_file():
-        raise ApbcError(
-            f"{data}: no rank_model.star beside it, which has the scores of the classes; "
-            "--min-score takes the rank_data.star of a Select job of RELION 4 or 5"
-        )
-    return path
-
-
-def half_diameter(project, good, micrographs_star, options):
-    """Return half the diameter in pixels of each micrograph; None, with a warning, if unknown."""
-    from apbc_common import images, relion, windows
-
-    star = micrographs_star or relion.extract_micrographs(project, good.stacks[0])
-    if star is None or good.xy is None or good.micrograph is None:
-        cli.warn(
-            f"{good.block.path}: no micrographs' pixel size, or no coordinates: bad particles that "
-            "lie on good ones can't be told; give -m MICROGRAPHS.star"
-        )
-        return None
-    diameter = options["diameter"]
-    if diameter is None:
-        optics = good.optics[good.group[0]]
-        geometry = windows.Geometry(options["size"], optics.box_angst, optics.box_angst)
-        source = windows.Stacks(project, {"good": good}, geometry, options["seed"])
-        diameter = images.diameter(source.average()) * geometry.apix
-    apix = relion.read_micrographs(star).apix_by_name()
-    unknown = [name for name in good.micrographs if not apix.get(name)]
-    if unknown:
-        raise ApbcError(
-            f"{star}: no pixel size of {len(unknown)} micrographs: {relion.first(unknown)}"
-        )
-    return {name: diameter / 2 / size for name, size in apix.items() if size}
-
-
-def list_of_micrographs(project, good, star):
-    """Read the list of micrographs that was given, or that of the Extract job."""
+    Particles have their micrographs' names as that list has them.
+    """
     from apbc_common import relion
 
-    star = star or relion.extract_micrographs(project, good.stacks[0])
-    if star is None:
+    lists = {kind: relion.read_particles(project, path) for kind, path in starred.items() if path}
+    listed, whole = None, lists.get("all")
+    if options["from_micrographs"] or micrographs_star or whole:
+        listed = list_of_micrographs(project, whole or lists["good"], micrographs_star, options)
+    if listed:
+        lists = on_micrographs(lists, listed, options)
+    if whole:
+        lists = good_and_bad(project, lists["all"], lists.get("good"), listed, model, options)
+    return lists, listed
+
+
+def list_of_micrographs(project, particles, star, options):
+    """Read the list of micrographs that was given, or that of the Extract job; None if unknown."""
+    from apbc_common import relion
+
+    star = star or relion.extract_micrographs(project, particles.stacks[0])
+    if star is None and options["from_micrographs"]:
         raise ApbcError(
-            f"{good.block.path}: no Extract job names its micrographs; give their list with -m"
+            f"{particles.block.path}: no Extract job names its micrographs; give their list with -m"
         )
-    return relion.read_micrographs(star)
+    return star and relion.read_micrographs(star)
 
 
 def on_micrographs(lists, listed, options):
@@ -264,6 +213,64 @@ def on_micrographs(lists, listed, options):
         kind: one if one.micrograph is None else names.place(one, listed, missing)
         for kind, one in lists.items()
     }
+
+
+def good_and_bad(project, every, good, listed, model, options):
+    """Return the particles by kind: the good, as selected or by their classes' scores, and others.
+
+    Bad ones that lie on a good one are left out.
+    """
+    import numpy as np
+
+    from apbc_common import relion, selection
+
+    if good:
+        is_good = selection.chosen(good, every)
+        is_bad = ~is_good
+    else:
+        scores = selection.scores(every, model)
+        is_good, is_bad = scores >= options["min_score"], scores < options["max_score"]
+        good = every.some(is_good)
+    near = np.zeros(len(every), bool)
+    if listed is None or every.xy is None or every.micrograph is None:
+        cli.warn(
+            f"{every.block.path}: no micrographs' pixel size, or no coordinates: bad particles "
+            "that lie on good ones can't be told; give -m MICROGRAPHS.star"
+        )
+    elif len(good):
+        apix = listed.apix_of(every.micrographs)
+        origins = relion.origins(every)
+        xy = every.xy if origins is None else every.moved(-origins, apix)
+        reach = diameter_of(project, good, options) / 2 / apix
+        near = selection.beside(every, xy, is_good, is_bad, reach)
+    print(
+        f"{every.block.path}: {len(every)} particles, {is_good.sum()} good, {is_bad.sum()} bad, "
+        f"{near.sum()} of these left out, within half a diameter of a good one"
+    )
+    return {"good": good, "bad": every.some(is_bad & ~near)}
+
+
+def diameter_of(project, good, options):
+    """Return the particle's diameter in A: as given, or as the good images' average has it."""
+    from apbc_common import images, windows
+
+    if options["diameter"]:
+        return options["diameter"]
+    box = good.optics[good.group[0]].box_angst
+    geometry = windows.Geometry(options["size"], box, box)
+    source = windows.Stacks(project, {"good": good}, geometry, options["seed"])
+    return images.diameter(source.average()) * geometry.apix
+
+
+def ranker_s_model(data):
+    """Return the model that has the class scores of the ranker's list; raise ApbcError for none."""
+    path = data.with_name(data.name.replace("_data", "_model"))
+    if path == data or not path.is_file():
+        raise ApbcError(
+            f"{data}: no rank_model.star beside it, which has the scores of the classes; "
+            "--min-score takes the rank_data.star of a Select job of RELION 4 or 5"
+        )
+    return path
 
 
 def window_source(project, lists, listed, box, options):

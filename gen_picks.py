@@ -385,15 +385,8 @@ def threshold_of_share(model_file, record, share):
 
 def check_scale(listed, model_file, taught):
     """Raise ApbcError if a micrograph has no pixel size, or one that the model can't work at."""
-    from apbc_common import relion
-
     apix = taught["window_angst"] / taught["window_px"]
-    unknown = [name for name, size in listed.apix_by_name().items() if not size]
-    if unknown:
-        raise ApbcError(
-            f"{listed.path}: no pixel size ({relion.MICROGRAPH_APIX}) of {len(unknown)} of "
-            f"{len(listed.names)} micrographs: {relion.first(unknown)}"
-        )
+    listed.apix_of(listed.names)
     for size in sorted(set(listed.apix)):
         if not apix / MOST_SHRUNK <= size <= apix * (1 + TOLERANCE):
             raise ApbcError(

@@ -58,12 +58,14 @@ class Earlier:
         """Take the origins off the places of particles."""
         if not self._are_particles:
             return
-        origins = relion.origins(relion.read_particles(project, self.path))
+        particles = relion.read_particles(project, self.path)
+        origins = relion.origins(particles)
         if origins is not None:
             apix = listed.apix_by_name()
-            for micrograph, name in self._name_of.items():
-                rows = self._rows[name]
-                self._xy[rows] -= origins[rows] / apix[micrograph]
+            apix = {name: apix[micrograph] for micrograph, name in self._name_of.items()}
+            self._xy = particles.moved(
+                -origins, [apix.get(n, np.nan) for n in particles.micrographs]
+            )
 
     def of(self, micrograph):
         """Return the places on a micrograph, (N, 2) in its pixels, and their classes or None."""

@@ -62,13 +62,7 @@ def distances_px(project, particles, micrographs_star, min_distance):
             f"{particles.block.path}: --min-distance needs the micrographs' pixel size; "
             "give their list with -m"
         )
-    apix = relion.read_micrographs(star).apix_by_name()
-    unknown = [name for name in particles.micrographs if not apix.get(name)]
-    if unknown:
-        raise ApbcError(
-            f"{star}: no pixel size of {len(unknown)} micrographs: {relion.first(unknown)}"
-        )
-    return [min_distance / apix[name] for name in particles.micrographs]
+    return min_distance / relion.read_micrographs(star).apix_of(particles.micrographs)
 
 
 class Windows(NamedTuple):

@@ -83,6 +83,13 @@ class Particles:
         """Return the rlnImageName of a row, as RELION spells it."""
         return f"{self.section[row] + 1:06d}@{self.stacks[self.stack[row]]}"
 
+    def moved(self, by, apix):
+        """Return the coordinates moved by so many A: float64 (N, 2), in pixels.
+
+        ``by`` is (N, 2) or (2,), ``apix`` the A a pixel of each of ``micrographs``.
+        """
+        return self.xy + by / np.asarray(apix, float)[self.micrograph, None]
+
     def some(self, which):
         """Return some of the particles, bool (N,); those of the file stay as they are."""
         arrays = "group", "stack", "section", "micrograph", "xy", "row"
@@ -105,6 +112,17 @@ class Micrographs:
     def apix_by_name(self) -> dict[str, float | None]:
         """Return A a pixel of each micrograph."""
         return dict(zip(self.names, self.apix, strict=True))
+
+    def apix_of(self, names) -> np.ndarray:
+        """Return A a pixel of some micrographs: float64 (N,); raise ApbcError where not told."""
+        known = self.apix_by_name()
+        unknown = [name for name in names if not known.get(name)]
+        if unknown:
+            raise ApbcError(
+                f"{self.path}: no pixel size ({MICROGRAPH_APIX}) of {len(unknown)} of {len(names)} "
+                f"micrographs: {first(unknown)}"
+            )
+        return np.array([known[name] for name in names])
 
 
 def table(path, label, what) -> star.Block:

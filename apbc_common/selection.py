@@ -65,7 +65,7 @@ def scores(every, path) -> np.ndarray:
     return of_class[number - 1]
 
 
-def beside(every, good, bad, reach) -> np.ndarray:
+def beside(every, xy, good, bad, reach) -> np.ndarray:
     """Return which of the bad lie on a good particle: bool (N,).
 
     A selection without duplicates drops particles as good as those it keeps.
@@ -73,14 +73,15 @@ def beside(every, good, bad, reach) -> np.ndarray:
     Parameters
     ----------
     every : relion.Particles
+    xy : ndarray, shape (N, 2)
+        Their centres, in pixels of their micrographs.
     good, bad : ndarray of bool, shape (N,)
-    reach : dict of str to float
-        How near that is, in pixels of each micrograph that has good ones.
+    reach : ndarray of float, shape (M,)
+        How near that is, in pixels of each of the M micrographs.
     """
     found = np.zeros(len(every), bool)
-    for index, name in enumerate(every.micrographs):
+    for index, near in enumerate(reach):
         here = every.micrograph == index
         rows = np.flatnonzero(here & bad)
-        away = peaks.nearest(every.xy[rows], every.xy[here & good])
-        found[rows] = away <= reach.get(name, 0.0)
+        found[rows] = peaks.nearest(xy[rows], xy[here & good]) <= near
     return found

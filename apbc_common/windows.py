@@ -235,8 +235,8 @@ class Micrographs:
         for kind, particles in self.lists.items():
             xy = particles.xy
             if shifts.get(kind) is not None:
-                apix = np.array([self.apix.get(name, np.nan) for name in particles.micrographs])
-                xy = xy - shifts[kind] / apix[particles.micrograph, None]
+                apix = [self.apix.get(name, np.nan) for name in particles.micrographs]
+                xy = particles.moved(-shifts[kind], apix)
             for index, name in enumerate(particles.micrographs):
                 rows = np.flatnonzero(particles.micrograph == index)
                 if not len(rows):

@@ -899,7 +899,7 @@ def test_a_grid_is_cleared_only_for_one_that_can_be_made(project, capsys):
         "no pixel size of a micrograph",
         "gen_picks",
         (*PICK, "--min-distance", 100),
-        f"{{p}}/{MICROGRAPHS}: no pixel size of 1 micrographs: {MIC}",
+        f"{{p}}/{MICROGRAPHS}: no pixel size (rlnMicrographPixelSize) of 1 of 3 micrographs: {MIC}",
         edit(MICROGRAPHS, f"{MIC} 1 15000.0\n", ""),
     ),
     Case(

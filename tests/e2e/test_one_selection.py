@@ -66,26 +66,54 @@ def test_all_minus_good_is_bad(classes, capsys):
         assert listed[kind][relion.IMAGE][int(row) - 1] == name
 
 
-@pytest.mark.parametrize("way", [(), ("--from-micrographs",)])
-def test_bad_ones_on_a_good_one_are_left_out(classes, capsys, way):
-    """The selection dropped them as duplicates: here each good one has a twin 20 A away."""
+def with_twins(classes, origins=False):
+    """Put half of the bad ones 20 A from good ones; return how many. The selection dropped them.
+
+    With ``origins`` only these say so: the coordinates are 300 A off.
+    """
     path = classes / ALL
     lines = path.read_text().splitlines()
     good = names(classes, classes.good)
-    bad = names(classes, classes.bad)
     place = {line.split()[0]: line.split()[2:4] for line in lines if "@" in line}
-    twins = dict(zip(sorted(bad), sorted(good), strict=True))  # of one micrograph, by their order
+    twins = dict(zip(sorted(names(classes, classes.bad)), sorted(good), strict=True))
+    moved = 0
     for i, line in enumerate(lines):
-        cells = line.split()
+        cells, by = line.split(), 0.0
         if cells and cells[0] in twins and int(cells[0][:6]) % 2:
             x, y = place[twins[cells[0]]]
-            lines[i] = " ".join([*cells[:2], f"{float(x) + 5:.6f}", y, *cells[4:]])
+            moved, by = moved + 1, 300.0 * origins
+            lines[i] = " ".join([*cells[:2], f"{float(x) + 5 + by / 4:.6f}", y, *cells[4:]])
+        if cells and "@" in cells[0] and origins:
+            lines[i] += f" {by} 0.0"
+    if origins:
+        at = lines.index("_rlnClassNumber #8")
+        lines[at + 1 : at + 1] = ["_rlnOriginXAngst #9", "_rlnOriginYAngst #10"]
     path.write_text("\n".join(lines) + "\n")
-    moved = sum(int(name[:6]) % 2 for name in twins)
-    if way:  # their pixels are elsewhere: only what is left is held against the micrographs
-        assert 0 < moved < len(bad)
+    assert 0 < moved < len(twins)
+    return moved
+
+
+@pytest.mark.parametrize("origins", [False, True])
+@pytest.mark.parametrize("way", [(), ("--from-micrographs",)])
+def test_bad_ones_on_a_good_one_are_left_out(classes, capsys, way, origins):
+    """The pixels of these are elsewhere: only what is left is held against the micrographs."""
+    moved = with_twins(classes, origins)
     options = ("-g", classes.good, "--all", ALL, "--no-png", "--diameter", 50, *way)
     assert classes.call("gen_data", *options) == 0, capsys.readouterr().err
+    assert f"36 bad, {moved} of these left out" in capsys.readouterr().out
+
+
+def test_micrographs_by_other_names(classes, capsys):
+    """The lists have cryoSPARC's numbers in front of the names, the list of micrographs not."""
+    moved = with_twins(classes)
+    known = relion.read_micrographs(classes / classes.micrographs).names
+    for path in (classes / ALL, classes / classes.good):
+        text = path.read_text()
+        for name in known:
+            text = text.replace(f" {name}", f" 012345678901234567890_{name.rpartition('/')[2]}")
+        path.write_text(text)
+    options = ("-g", classes.good, "--all", ALL, "--no-png", "--diameter", 50)
+    assert classes.call("gen_data", *options, "--from-micrographs") == 0, capsys.readouterr().err
     assert f"36 bad, {moved} of these left out" in capsys.readouterr().out
 
 
