@@ -37,6 +37,9 @@ OF_MICROGRAPHS = (
     "invert",
     "extract",
     "compare",
+    "box_files",
+    "invert_y",
+    "cs",
     "allow_missing",
 )
 OF_PARTICLES = ("micrographs", "batch")
@@ -144,10 +147,30 @@ def build_parser():
         "also list the new ones in particles_new.star",
     )
     add(
+        "--box-files",
+        action="store_true",
+        default=None,
+        help="also write the picks as EMAN's box files, for viewers",
+    )
+    add(
+        "--invert-y",
+        action="store_true",
+        default=None,
+        help="also list the picks with y from the other end (picks_inverted_y.star), for "
+        "micrographs that another program aligned upside down",
+    )
+    add(
+        "--cs",
+        type=cli.ProjectFile,
+        metavar="CS",
+        help="also write the picks as cryoSPARC's particles (picks.cs); CS is the .cs file of its "
+        "exposures. Needs cryosparc-tools",
+    )
+    add(
         "--allow-missing",
         action="store_true",
         default=None,
-        help="let STAR have micrographs that this list does not have",
+        help="let the lists of --compare or --cs and this one not have the same micrographs",
     )
     add = parser.add_argument_group("for particles").add_argument
     add(
@@ -212,15 +235,27 @@ class Plan(NamedTuple):
     candidates: dict  # likewise
     cutting: object  # extraction.Extraction, or None
     earlier: object  # comparison.Earlier, or None
+    exposures: object  # exports.Exposures, or None
+    boxes: dict  # file by micrograph, of those to pick; empty if there are to be none
+    upside_down: bool
 
     def lists(self):
         """Return the files that are of all micrographs."""
         classbin, new = self.work.classbin, self.cutting and self.earlier
         return [
             *(classbin.picks_list, classbin.picks_suffix, *map(classbin.all_picks, LISTS)),
-            *([classbin.picks_particles] if self.cutting else []),
+            *(path for path, option, asked in self.others() if asked),
             *([classbin.compared] if self.earlier else []),
             *([classbin.new_particles] if new else []),
+        ]
+
+    def others(self):
+        """Return the other lists made from all picks, by which option, and if that is given."""
+        classbin = self.work.classbin
+        return [
+            (classbin.picks_particles, "--extract", self.cutting),
+            (classbin.picks_upside_down, "--invert-y", self.upside_down),
+            (classbin.picks_cs, "--cs", self.exposures),
         ]
 
     def nodes(self):
@@ -233,7 +268,7 @@ class Plan(NamedTuple):
     def outputs(self):
         """Return all files but the stacks."""
         of_each = [files[name] for files in (self.picks, self.candidates) for name in self.chosen]
-        return of_each + self.lists()
+        return [*of_each, *self.boxes.values(), *self.lists()]
 
     def done(self):
         """Return the micrographs that have been picked, with their files."""
@@ -246,7 +281,7 @@ def pick(project, classbin, star, model_file, record, options, clear):
     from apbc_common import relion
 
     plan = make_plan(project, classbin, star, model_file, record, options)
-    growing = {"list": star, "compare": options["compare"]}
+    growing = {"list": star, "compare": options["compare"], "cs": options["cs"]}
     run = Run(
         classbin.picks_record,
         project,
@@ -267,8 +302,9 @@ def pick(project, classbin, star, model_file, record, options, clear):
         counts, bad, lines = carry_out(plan, options)
         run.finish(counts)
     print("\n".join(lines))
-    if not plan.cutting and classbin.picks_particles.exists():
-        cli.warn(f"{classbin.picks_particles}: not of these picks; --extract brings it up to date")
+    for path, option, asked in plan.others():
+        if not asked and path.exists():
+            cli.warn(f"{path}: not of these picks; {option} brings it up to date")
     if bad:
         said = f"{star}: {len(bad)} micrographs were skipped: {relion.first(bad)}"
         raise SomeSkipped(said, plan.nodes())
@@ -277,23 +313,30 @@ def pick(project, classbin, star, model_file, record, options, clear):
 
 def make_plan(project, classbin, star, model_file, record, options):
     """Read and check what is given; nothing is written."""
-    from apbc_common import comparison, network, relion
+    from apbc_common import comparison, exports, network, relion
 
     network.check_model(model_file, record)
     listed = relion.read_micrographs(star)
     settings = settings_of(model_file, record, options)
     check_scale(listed, model_file, record["dataset"])
-    earlier = None
+    earlier = exposures = None
     if before := options["compare"]:
         earlier = comparison.Earlier(project, before, listed, options["allow_missing"])
+    if known := options["cs"]:
+        exposures = exports.Exposures(known, project, listed, options["allow_missing"])
+    chosen = sample(listed, options["sample"])
+    boxed = chosen if options["box_files"] else []
     return Plan(
         Work(project, classbin, model_file, record, settings),
         listed,
-        sample(listed, options["sample"]),
+        chosen,
         {name: classbin.picks_file(relion.rest(name)) for name in listed.names},
         {name: classbin.candidates_file(relion.rest(name)) for name in listed.names},
         extraction_of(star, model_file, record["dataset"], settings["invert"], options),
         earlier,
+        exposures,
+        {name: classbin.picks_box(relion.rest(name)) for name in boxed},
+        bool(options["invert_y"]),
     )
 
 
@@ -314,6 +357,7 @@ def carry_out(plan, options):
         lines.append(f"{counts['particles']} particles ({cutting}) -> {classbin.picks_particles}")
     if plan.earlier:
         lines += hold_against(plan.earlier, classbin, work.settings, apix, done, cutting)
+    lines += export(plan, apix, done)
     counts |= {"kept": len(plan.chosen) - len(todo), "skipped": len(bad)}
     lines.insert(
         0,
@@ -538,6 +582,25 @@ def hold_against(earlier, classbin, settings, apix, done, cutting):
         count = comparison.copy_new(classbin.picks_particles, classbin.new_particles, new)
         said.append(f"{count} new particles -> {classbin.new_particles}")
     return said
+
+
+def export(plan, apix, done):
+    """Write picks in the forms of other programs, as asked for; return lines on them."""
+    from apbc_common import exports, images, relion
+
+    work, classbin, lines = plan.work, plan.work.classbin, []
+    for name in (name for name in plan.boxes if name in done):
+        box = images.even(work.record["dataset"]["box_angst"] / apix[name])
+        exports.write_box(plan.boxes[name], relion.read_coordinates(done[name])[0], box)
+    if plan.boxes:
+        lines.append(f"box files of {len(plan.boxes)} micrographs -> {classbin.picks_dir}")
+    if plan.upside_down:
+        exports.write_upside_down(classbin.picks_upside_down, work.project, done)
+        lines.append(f"picks with y from the other end -> {classbin.picks_upside_down}")
+    if plan.exposures:
+        count = plan.exposures.write(classbin.picks_cs, done)
+        lines.append(f"{count} picks as cryoSPARC's particles -> {classbin.picks_cs}")
+    return lines
 
 
 def extraction_of(star, model_file, taught, invert, options):

@@ -134,6 +134,20 @@ class ClassBin:
         """Return the list of all 'picks', or of all 'candidates'."""
         return self.picks_dir / f"{which}.star"
 
+    def picks_box(self, rest) -> Path:
+        """Return where a micrograph's EMAN boxes go; ``rest`` is from `relion.rest`."""
+        return self.picks_dir / f"{rest}.box"
+
+    @property
+    def picks_upside_down(self) -> Path:
+        """Return the list of all picks with y from the other end."""
+        return self.picks_dir / "picks_inverted_y.star"
+
+    @property
+    def picks_cs(self) -> Path:
+        """Return the list of all picks in cryoSPARC's own form."""
+        return self.picks_dir / "picks.cs"
+
     def picks_stack(self, rest) -> Path:
         """Return where the images of a micrograph's picks go; ``rest`` is from `relion.rest`."""
         return self.picks_dir / f"{rest}.mrcs"

@@ -83,7 +83,7 @@ def _correlations(project, particles, listed):
                     f"{name}: a box of {optics.box_angst:g} A on {picture.shape[1]} x "
                     f"{picture.shape[0]} px of {apix[name]:g} A: a pixel size is wrong"
                 )
-            box = 2 * round(pixels / 2)
+            box = images.even(pixels)
             anew = images.extract(picture, particles.xy[row], box, optics.box, invert=False)[0]
             stack = mrc.Stack(project / particles.stacks[particles.stack[row]])
             kept = stack.read([particles.section[row]])[0]

@@ -51,7 +51,7 @@ class Extraction:
 
     def box(self, apix) -> int:
         """Return the edge of the box in pixels of a micrograph, even."""
-        return 2 * round(self.box_angst / apix / 2)
+        return images.even(self.box_angst / apix)
 
     def particle_apix(self, apix) -> float:
         """Return A a pixel of the particles from a micrograph of ``apix``."""
@@ -96,9 +96,8 @@ class Extraction:
             A micrograph's name, its coordinate file, and the stack cut by that.
         """
         optics, labels, cells = self._from_micrographs(micrographs_star)
-        picked = list(relion.coordinate_table(np.empty((0, 2))))
-        header = [*picked, relion.IMAGE, relion.MICROGRAPH, *labels]
-        rows = _rows(project, picked, stacks, cells)
+        header = [*relion.COLUMNS, relion.IMAGE, relion.MICROGRAPH, *labels]
+        rows = _rows(project, stacks, cells)
         star.write_rows(target, "particles", header, rows, {"optics": optics})
 
     def _from_micrographs(self, path):
@@ -120,11 +119,12 @@ class Extraction:
         return optics, list(columns), dict(zip(rows[relion.MICROGRAPH], cells, strict=True))
 
 
-def _rows(project, labels, stacks, cells):
+def _rows(project, stacks, cells):
     for name, picks, stack in stacks:
-        found = relion.table(picks, relion.X, "coordinate").read(*labels)
+        found = relion.table(picks, relion.X, "coordinate").read(*relion.COLUMNS)
         where = os.path.relpath(stack, project)
-        for i, row in enumerate(zip(*(found[label] for label in labels), strict=True), 1):
+        picked = zip(*(found[label] for label in relion.COLUMNS), strict=True)
+        for i, row in enumerate(picked, 1):
             yield *row, f"{i:06d}@{where}", name, *cells[name]
 
 

@@ -19,6 +19,15 @@ RIM = 0.05  # of it, reversed, that make a rim
 FLAT = 0.2  # of a micrograph's median local deviation: what varies less is no ice
 
 
+def even(pixels) -> int:
+    """Return the even number nearest to the edge of a box.
+
+    >>> even(63.2)
+    64
+    """
+    return 2 * round(pixels / 2)
+
+
 def condition(images, scaled, size=None) -> np.ndarray:
     """Turn boxes into what the network sees: grey windows of one size.
 

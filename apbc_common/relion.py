@@ -25,6 +25,7 @@ ORIGIN_ANGST = "rlnOriginXAngst", "rlnOriginYAngst"
 ORIGIN_30 = "rlnOriginX", "rlnOriginY"  # in pixels of the particle; 3.0 only
 SCORE = "rlnAutopickFigureOfMerit"
 CLASS, PSI = "rlnClassNumber", "rlnAnglePsi"
+COLUMNS = [X, Y, CLASS, PSI, SCORE]  # of a coordinate file, as RELION's own pickers write it
 GROUP = "rlnOpticsGroup"
 DEFOCUS = "rlnDefocusU"
 IMAGE_APIX, IMAGE_SIZE = "rlnImagePixelSize", "rlnImageSize"
@@ -426,11 +427,10 @@ def coordinate_table(xy, scores=None) -> pd.DataFrame:
         With four decimals; without them the column is -999, RELION's "unset".
     """
     xy = np.asarray(xy).reshape(-1, 2)
-    columns = {X: xy[:, 0], Y: xy[:, 1]}
-    cells = {label: [f"{value:.2f}" for value in column] for label, column in columns.items()}
-    cells[CLASS], cells[PSI] = ["0"] * len(xy), ["0.0"] * len(xy)
-    cells[SCORE] = ["-999.0"] * len(xy) if scores is None else [f"{s:.4f}" for s in scores]
-    return pd.DataFrame(cells, dtype=object)
+    columns = [[f"{value:.2f}" for value in column] for column in xy.T]
+    columns += ["0"] * len(xy), ["0.0"] * len(xy)
+    columns.append(["-999.0"] * len(xy) if scores is None else [f"{s:.4f}" for s in scores])
+    return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)), dtype=object)
 
 
 def write_coordinates(path, xy, scores=None):
@@ -453,19 +453,22 @@ def gather_coordinates(target, parts):
     dict of str to int
         How many picks each micrograph has.
     """
-    labels = list(coordinate_table(np.empty((0, 2))))
+    tables = ((name, table(path, X, "coordinate").read(*COLUMNS)) for name, path in parts)
+    return gather_tables(target, tables)
+
+
+def gather_tables(target, tables):
+    """Write as `gather_coordinates`, of tables such as `coordinate_table`'s."""
     counts = {}
-    rows = _gathered(parts, labels, counts)
-    star.write_rows(target, "particles", [MICROGRAPH, *labels], rows)
+
+    def rows():
+        for name, cells in tables:
+            counts[name] = len(cells)
+            for row in zip(*(cells[label] for label in COLUMNS), strict=True):
+                yield name, *row
+
+    star.write_rows(target, "particles", [MICROGRAPH, *COLUMNS], rows())
     return counts
-
-
-def _gathered(parts, labels, counts):
-    for name, path in parts:
-        columns = table(path, X, "coordinate").read(*labels)
-        counts[name] = len(columns)
-        for row in zip(*(columns[label] for label in labels), strict=True):
-            yield name, *row
 
 
 def read_coordinates(path, *micrograph):

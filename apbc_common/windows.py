@@ -48,7 +48,7 @@ class Geometry:
     @property
     def box_px(self):
         """Edge of the whole box in pixels of the windows: even, as RELION's scaling has it."""
-        return 2 * round(self.box / self.apix / 2)
+        return images.even(self.box / self.apix)
 
 
 class Window(NamedTuple):

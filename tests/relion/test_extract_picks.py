@@ -47,3 +47,24 @@ def test_relion_reads_the_lists_of_picks(taught):
         one = printed(taught, f"{picks}/{relion.rest(name)}_autopick.star", "", *labels[1:])
         assert one == [row[1:] for row in every if row[0] == name]
         assert len(one) >= 11
+
+
+def test_relion_takes_box_files(taught):
+    """To a pixel: such files have whole numbers."""
+    assert taught.call("gen_picks", "-i", taught.micrographs, "--box-files") == 0
+    extract(taught.path, taught.micrographs, "ClassBin/picks/", ".box", "Extract/job030/", BOX)
+    for name in relion.read_micrographs(taught / taught.micrographs).names:
+        xy, _ = relion.read_coordinates(taught / "ClassBin/picks/picks.star", name)
+        kept, _ = relion.read_coordinates(taught / "Extract/job030/particles.star", name)
+        assert len(xy) >= 11 and abs(kept - xy).max() <= 0.5
+
+
+def test_relion_reads_the_list_with_y_from_the_other_end(taught):
+    assert taught.call("gen_picks", "-i", taught.micrographs, "--invert-y") == 0
+    rows = [
+        printed(taught, f"ClassBin/picks/{name}.star", "particles", f"_{relion.Y}")
+        for name in ("picks", "picks_inverted_y")
+    ]
+    assert len(rows[0]) > 30
+    for (y,), (other,) in zip(*rows, strict=True):
+        assert abs(float(y) + float(other) - 511) < 0.02
