@@ -19,7 +19,7 @@ def section(script):
 
 def commands():
     """Every command line of the README that calls one of the scripts."""
-    for block in re.findall(r"^```\n(.*?)^```", README, flags=re.M | re.S):
+    for block in re.findall(r"^```\w*\n(.*?)^```$", README, flags=re.M | re.S):
         for line in block.replace("\\\n", " ").splitlines():
             words = line.removeprefix("$ ").split("#")[0]
             if re.match(r"(gen_\w+|show_picks)\.py ", words):
