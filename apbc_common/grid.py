@@ -62,7 +62,8 @@ def distances_px(project, particles, micrographs_star, min_distance):
             f"{particles.block.path}: --min-distance needs the micrographs' pixel size; "
             "give their list with -m"
         )
-    return min_distance / relion.read_micrographs(star).apix_of(particles.micrographs)
+    apix = relion.read_micrographs(star).apix_of(particles.micrographs)
+    return (min_distance / apix).tolist()
 
 
 class Windows(NamedTuple):

@@ -124,15 +124,18 @@ def contents(folder):
     return found
 
 
-def micrograph(rng, good, bad, size=512):
-    """Noise, with dark discs at ``good`` and bright crosses at ``bad``; (size, size) float32."""
+def micrograph(rng, good, bad, size=512, scale=1.0):
+    """Noise, with dark discs at ``good`` and bright crosses at ``bad``; (size, size) float32.
+
+    At ``scale`` 1 of a disc's deviation of 9 px.
+    """
     picture = rng.normal(0, 1, (size, size))
     y, x = np.mgrid[:size, :size]
     for cx, cy in good:
-        picture -= 1.5 * np.exp(-(((x - cx) ** 2 + (y - cy) ** 2) / (2 * 9.0**2)))
+        picture -= 1.5 * np.exp(-(((x - cx) ** 2 + (y - cy) ** 2) / (2 * (9.0 * scale) ** 2)))
     for cx, cy in bad:
-        near = np.hypot(x - cx, y - cy) < 30
-        picture += 2.0 * (near & ((abs(x - cx) < 4) | (abs(y - cy) < 4)))
+        near = np.hypot(x - cx, y - cy) < 30 * scale
+        picture += 2.0 * (near & ((abs(x - cx) < 4 * scale) | (abs(y - cy) < 4 * scale)))
     return picture.astype(np.float32)
 
 
