@@ -54,7 +54,7 @@ def optics(version, image):
     rows = []
     for group, apix in (("1", APIX), ("2", FINE)):
         told = {relion.IMAGE_APIX: f"{BINNED:.6f}", relion.IMAGE_SIZE: str(SCALE)}
-        told = told if image else {relion.MICROGRAPH_APIX: f"{apix:.6f}"}
+        told = told if image else {"rlnMicrographPixelSize": f"{apix:.6f}"}
         rows.append({
             "rlnOpticsGroupName": f"opticsGroup{group}", relion.GROUP: group,
             "rlnMicrographOriginalPixelSize": f"{apix / 2:.6f}", **told,
