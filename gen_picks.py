@@ -317,6 +317,11 @@ def make_plan(project, classbin, star, model_file, record, options):
 
     network.check_model(model_file, record)
     listed = relion.read_micrographs(star)
+    if not any((project / name).is_file() for name in listed.names):
+        raise ApbcError(
+            f"{star}: none of its {len(listed.names)} micrographs ({relion.first(listed.names)}) "
+            f"is in {Path(project).resolve()}; give the list of this project, or its folder with -p"
+        )
     settings = settings_of(model_file, record, options)
     check_scale(listed, model_file, record["dataset"])
     earlier = exposures = None
@@ -577,6 +582,8 @@ def hold_against(earlier, classbin, settings, apix, done, cutting):
 
     distance = settings["min_distance"]
     reach = {name: distance / apix[name] for name in done}
+    if odd := earlier.outside(done):
+        cli.warn(odd)
     new, said = comparison.compare(earlier, done, reach, classbin.compared)
     if cutting:
         count = comparison.copy_new(classbin.picks_particles, classbin.new_particles, new)

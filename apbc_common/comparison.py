@@ -6,7 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from . import names, peaks, relion, star
+from . import mrc, names, peaks, relion, star
 
 LABELS = "apbcKept", "apbcNew", "apbcDropped"
 
@@ -33,7 +33,7 @@ class Earlier:
     """
 
     def __init__(self, project, path, listed, allow_missing):
-        self.path = path
+        self.path, self._project = path, project
         self._files = relion.coordinate_files(project, path)
         self._rows, self._xy, self._class = {}, None, None
         if self._files is None:
@@ -66,6 +66,20 @@ class Earlier:
             self._xy = particles.moved(
                 -origins, [apix.get(n, np.nan) for n in particles.micrographs]
             )
+
+    def outside(self, micrographs) -> str:
+        """Say how many places lie beyond their micrographs' edges: '' if none does."""
+        beyond = total = 0
+        for micrograph in micrographs:
+            size, (xy, _) = mrc.size(self._project / micrograph), self.of(micrograph)
+            beyond += int(((xy < 0) | (xy >= (size.nx, size.ny))).any(axis=1).sum())
+            total += len(xy)
+        if not beyond:
+            return ""
+        return (
+            f"{self.path}: {beyond} of {total} lie outside their micrographs; were these of "
+            "another size?"
+        )
 
     def of(self, micrograph):
         """Return the places on a micrograph, (N, 2) in its pixels, and their classes or None."""

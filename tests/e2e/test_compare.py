@@ -150,3 +150,13 @@ def test_lists_that_cannot_be_compared(taught, capsys, text, name, said):
     (taught / name).write_text(text)
     assert pick(taught, "--compare", name) == 1
     assert said in capsys.readouterr().err
+
+
+def test_picks_on_micrographs_of_another_size(earlier, capsys):
+    project, places, counts = earlier
+    node(project, {name: 2 * xy for name, xy in places.items()})
+    assert pick(project, "--compare", f"{NODE}/autopick.star") == 0
+    xy = 2 * np.concatenate(list(places.values()))
+    beyond = int((xy >= 512).any(axis=1).sum())
+    said = f"autopick.star: {beyond} of {len(xy)} lie outside their micrographs; were these of"
+    assert said in capsys.readouterr().err

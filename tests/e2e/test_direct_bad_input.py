@@ -260,6 +260,15 @@ def test_a_micrograph_that_cannot_be_used_is_found_before_anything_is_written(al
         edit(MICROGRAPHS, "_rlnMicrographPixelSize", "_rlnFoo"),
     ),
     Case(
+        "the list of another project",
+        "gen_picks",
+        PICK,
+        f"{{p}}/{MICROGRAPHS}: none of its 3 micrographs (Elsewhere/sub0/mic_a.0.mrc; Elsewhere/"
+        "sub1/mic_a.1.mrc; Elsewhere/sub0/mic_a.2.mrc) is in {p}; give the list of this project, "
+        "or its folder with -p",
+        edit(MICROGRAPHS, "Micrographs/", "Elsewhere/"),
+    ),
+    Case(
         "a micrograph named twice",
         "gen_picks",
         PICK,
