@@ -189,6 +189,7 @@ def main():
         cells += f" {np.nanmean(true[kept]):6.3f} {np.nansum(true[kept]) / whole:6.3f}"
         if not args.no_3d:
             for some, part in ((picks, "all"), (best(picks, least), "equal")):
+                part = part if len(true) > least else "all"  # they are the same then
                 large = extract(project, some, f"{folder}{part}/", LARGE)
                 cells += f" {resolution(refine(project, f'{folder}{part}3D', large)):8.1f} A"
         print(f"{name:16} {cells}", flush=True)
