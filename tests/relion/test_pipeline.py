@@ -104,6 +104,29 @@ def test_relion_runs_the_direct_picks_and_takes_them_on(pipeline):
     assert count_read(pipeline, f"{job}particles.star") == picked
 
 
+def test_relion_runs_the_session_of_the_readme(pipeline):
+    """From two selections to particles; a field's option without a value is a switch."""
+    at = pipeline / "bin"
+    data = add(
+        pipeline, "External", fn_exe=at / "gen_data.py", in_mic=pipeline.micrographs,
+        in_part=pipeline.good, param1_label="starbad", param1_value=pipeline.bad,
+        param2_label="from-micrographs", param2_value="",
+    )  # fmt: skip
+    assert run_job(pipeline, data) == "2"
+    learnt = add(
+        pipeline, "External", fn_exe=at / "gen_model.py", param1_label="data", param1_value=data,
+        param2_label="epochs", param2_value=2,
+    )  # fmt: skip
+    assert run_job(pipeline, learnt) == "2"
+    picked = add(
+        pipeline, "External", fn_exe=at / "gen_picks.py", in_mic=pipeline.micrographs,
+        param1_label="model", param1_value=f"{learnt}model.h5",
+        param2_label="max-picks", param2_value=5, param3_label="threshold", param3_value=0.01,
+    )  # fmt: skip
+    assert run_job(pipeline, picked) == "2"
+    assert extract_after(pipeline, f"{picked}coords_suffix_autopick.star") == 15
+
+
 def test_relion_is_told_of_a_failure_and_goes_on(pipeline):
     """A micrograph that was away is there when the job is continued."""
     away = pipeline / "Micrographs/sub0/mic_a.0.mrc"
