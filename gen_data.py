@@ -224,7 +224,7 @@ def good_and_bad(project, every, good, listed, model, options):
 
     from apbc_common import relion, selection
 
-    if good:
+    if good is not None:
         is_good = selection.chosen(good, every)
         is_bad = ~is_good
     else:

@@ -70,7 +70,8 @@ class Earlier:
     def outside(self, micrographs) -> str:
         """Say how many places lie beyond their micrographs' edges: '' if none does."""
         beyond = total = 0
-        for micrograph in micrographs:
+        there = (name for name in micrographs if (self._project / name).is_file())
+        for micrograph in there:
             size, (xy, _) = mrc.size(self._project / micrograph), self.of(micrograph)
             beyond += int(((xy < 0) | (xy >= (size.nx, size.ny))).any(axis=1).sum())
             total += len(xy)

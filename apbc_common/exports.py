@@ -123,6 +123,7 @@ class Exposures:
             rows += [self._row_of[name]] * len(xy)
             places.append(xy / (size.nx, size.ny))
             scores.append(score)
+        rows = np.array(rows, int)
         x, y = np.concatenate([np.empty((0, 2)), *places]).T
         columns = {
             "uid": np.random.default_rng().integers(1, 1 << 63, len(rows), np.uint64),

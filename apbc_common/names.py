@@ -106,4 +106,7 @@ def place(particles, listed, allow_missing):
         return renamed
     insist(particles.block.path, found, listed, allow_missing, "their particles are left out")
     lost = [index for index, name in enumerate(particles.micrographs) if found[name] is None]
-    return renamed.some(~np.isin(particles.micrograph, lost))
+    kept = renamed.some(~np.isin(particles.micrograph, lost))
+    left, number = np.unique(kept.micrograph, return_inverse=True)
+    left = [renamed.micrographs[index] for index in left]
+    return replace(kept, micrographs=left, micrograph=number.astype(np.int32))

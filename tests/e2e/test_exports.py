@@ -128,3 +128,12 @@ def test_without_cryosparc_s_library(taught, capsys, monkeypatch):
     assert pick(taught, "--cs", "exposures.cs") == 1
     assert "pip install cryosparc-tools" in capsys.readouterr().err
     assert not (taught / PICKS).exists()
+
+
+def test_no_picks_at_all(taught):
+    exposures(taught)
+    options = "--cs", "exposures.cs", "--invert-y", "--box-files", "--threshold", 1
+    assert pick(taught, *options) == 0
+    assert len(Dataset.load(taught / f"{PICKS}/picks.cs")) == 0
+    assert relion.table(taught / f"{PICKS}/picks_inverted_y.star", relion.X, "pick").rows == 0
+    assert [p.stat().st_size for p in (taught / PICKS).rglob("*.box")] == [0, 0, 0]

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from conftest import make_project
 
 from apbc_common import classbin, relion, samples, star
 
@@ -11,9 +12,8 @@ ALL = "Class2D/job008/run_it025_data.star"
 RANKED = "Select/job014/rank_data.star"
 
 
-@pytest.fixture
-def classes(project):
-    """The lists of a 2D classification: three classes, the good particles in the first."""
+def with_classes(project):
+    """Add the lists of a 2D classification: three classes, the good particles in the first."""
     lines = (project / "Extract/job005/particles.star").read_text().splitlines()
     first = next(i for i, line in enumerate(lines) if line.startswith("000001@"))
     head, rows = lines[:first], [line for line in lines[first:] if line]
@@ -29,6 +29,11 @@ def classes(project):
         "000001@a.mrcs 0.8\n000002@a.mrcs 0.1\n000003@a.mrcs 0.4\n\n"
     )
     return project
+
+
+@pytest.fixture
+def classes(project):
+    return with_classes(project)
 
 
 def taught(project):
@@ -115,6 +120,24 @@ def test_micrographs_by_other_names(classes, capsys):
     options = ("-g", classes.good, "--all", ALL, "--no-png", "--diameter", 50)
     assert classes.call("gen_data", *options, "--from-micrographs") == 0, capsys.readouterr().err
     assert f"36 bad, {moved} of these left out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("lists", [("-b", "Select/job011/particles.star"), ("--all", ALL)])
+def test_particles_of_micrographs_that_are_not_listed_are_left_out(tmp_path, capsys, lists):
+    project = with_classes(make_project(tmp_path / "p", 4))
+    path = project / project.micrographs
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "mic_a.2" not in line))
+    options = "-g", project.good, *lists, "--no-png", "--diameter", 50, "--from-micrographs"
+    assert project.call("gen_data", *options) == 1
+    assert "1 of 4 micrographs are not in" in capsys.readouterr().err
+    assert project.call("gen_data", *options, "--allow-missing") == 0, capsys.readouterr().err
+    assert "their particles are left out" in capsys.readouterr().err
+    found = set()
+    for part in classbin.PARTS:
+        rows = star.scan(project / f"ClassBin/{part}.star")["windows"].read(relion.MICROGRAPH)
+        found |= set(rows[relion.MICROGRAPH])
+    assert len(found) == 3 and not any("mic_a.2" in name for name in found)
 
 
 @pytest.mark.parametrize("options, bad", [
