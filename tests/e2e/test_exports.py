@@ -132,7 +132,7 @@ def test_without_cryosparc_s_library(taught, capsys, monkeypatch):
 
 def test_no_picks_at_all(taught):
     exposures(taught)
-    options = "--cs", "exposures.cs", "--invert-y", "--box-files", "--threshold", 1
+    options = "--cs", "exposures.cs", "--invert-y", "--box-files", "--border", 1020
     assert pick(taught, *options) == 0
     assert len(Dataset.load(taught / f"{PICKS}/picks.cs")) == 0
     assert relion.table(taught / f"{PICKS}/picks_inverted_y.star", relion.X, "pick").rows == 0
