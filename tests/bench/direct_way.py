@@ -33,8 +33,7 @@ from watch import watch  # noqa: E402
 
 import gen_data  # noqa: E402
 import gen_model  # noqa: E402
-import gen_picks  # noqa: E402
-from apbc_common import direct, network, relion, star  # noqa: E402
+from apbc_common import direct, network, picking, relion, star  # noqa: E402
 from apbc_common.classbin import ClassBin, read_json, read_model_record  # noqa: E402
 
 APIX, BOX, DIAMETER = 1.77, 216, 180
@@ -163,7 +162,7 @@ def bench_overlap(folder, lengths, runs):
     model_file = ClassBin(folder).model
     record = read_model_record(model_file)
     settings = read_json(folder / "Picked/run_gen_picks.json", "gen_picks.py", "options")["options"]
-    work = gen_picks.Work(folder, classbin, model_file, record, settings)
+    work = picking.Work(folder, classbin, model_file, record, settings)
     listed = relion.read_micrographs(folder / f"list{some}.star")
     todo = list(listed.apix_by_name().items())
     network.share_cores(1)
@@ -182,7 +181,7 @@ def bench_overlap(folder, lengths, runs):
 
     def both(count):
         start = time.perf_counter(), time.process_time()
-        for result in gen_picks.pick_each(work, 1, todo[:count]):
+        for result in picking.pick_each(work, 1, todo[:count]):
             if result.fault:
                 sys.exit(result.fault)
         return time.perf_counter() - start[0], time.process_time() - start[1]
