@@ -504,14 +504,14 @@ def main(argv=None) -> int:
     args = cli.parse(parser, argv)
     ranked = args.min_score is not None
     if bool(args.starbad) == bool(args.all):
-        parser.error("either -b/--starbad or --all is required")
+        parser.error("one of -b/--starbad and --all is required, and not both")
     if bool(args.stargood) == ranked:
-        parser.error("either -g/--stargood or --min-score is required")
+        parser.error("one of -g/--stargood and --min-score is required, and not both")
     if ranked and not args.all:
         parser.error("argument --min-score: with --all SELECT/rank_data.star")
     least = args.max_score if args.max_score is not None else args.min_score
     if least is not None and not (ranked and least <= args.min_score):
-        parser.error("argument --max-score: with a --min-score that is not below it")
+        parser.error("argument --max-score: with --all and a --min-score that is not below it")
     return cli.run(
         parser.prog,
         generate,

@@ -163,7 +163,8 @@ def build_parser():
         "--allow-missing",
         action="store_true",
         default=None,
-        help="let the lists of --compare or --cs and this one not have the same micrographs",
+        help="let the list of --compare have micrographs that this one lacks, and that of --cs "
+        "lack some",
     )
     add = parser.add_argument_group("for particles").add_argument
     add(
@@ -232,7 +233,12 @@ def classify(project, classbin, star, model_file, record, options, clear):
         classbin.scores.unlink()
         counts = {name: int(keep[name].sum()) for name in lists}
         run.finish({"particles": len(particles), **counts})
-    if apart and counts["unique"] == counts["true"]:
+    if not counts["true"]:
+        cli.warn(
+            f"{star}: no particle is true; was the list extracted as those of the training? -m "
+            "MICROGRAPHS.star has that checked"
+        )
+    elif apart and counts["unique"] == counts["true"]:
         cli.warn(f"--min-distance {min_distance:g}: no two true windows are nearer than that")
     unique = f", {counts['unique']} unique ({min_distance:g} A apart)" if min_distance else ""
     print(

@@ -151,9 +151,22 @@ def parse(result, argv):
         if isinstance(value, ProjectFile):
             setattr(args, action.dest, _existing(result, action, args.projpath, value))
         elif isinstance(value, ProjectFolder):
+            if not value.strip():
+                result.error(f"argument {'/'.join(action.option_strings)}: no folder is named")
             setattr(args, action.dest, args.projpath / value)
+    if args.out is not None:
+        _check_out(result, args.out)
     args.job = external.job_of(args.projpath, args.out)
     return args
+
+
+def _check_out(result, out):
+    """Refuse to write into the folder of a job that is none of ours."""
+    if external.FOLDER.fullmatch(out.name) and out.parent.name != external.KIND:
+        result.error(
+            f"argument --o: {out}: the folder of another job; give {external.KIND}/jobNNN/, or a "
+            "folder of your own"
+        )
 
 
 class _Parser(argparse.ArgumentParser):

@@ -76,7 +76,8 @@ class Picker:
         note = ""
         if size.apix and abs(size.apix / apix - 1) > HEADER_TOLERANCE:
             note = (
-                f"{path}: its header says {size.apix:g} A a pixel, the list {apix:g}; that counts"
+                f"{path}: its header says {size.apix:g} A a pixel, the list {apix:g}; the list's "
+                "counts"
             )
         grey, scale = images.condition_micrograph(mrc.image(path), apix, self.apix, self.box)
         return (255 - grey if self.invert else grey, scale, apix), note

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,8 @@ import numpy as np
 from . import ApbcError, files, mrc, names, relion
 
 BLOB = "micrograph_blob/path", "micrograph_blob/shape"  # of cryoSPARC's exposures
+PIXEL = "micrograph_blob/psize_A"
+TOLERANCE = 0.01  # by which its pixel size may differ from the list's
 
 
 def write_box(path, xy, box):
@@ -66,7 +69,8 @@ class Exposures:
     ------
     ApbcError
         If cryosparc-tools, which reads and writes such files, is not installed; if the file is
-        none; if micrographs are missing that may not be, or all are.
+        none; if micrographs are missing that may not be, or all are; if exposures are named twice,
+        or have other pixels.
     """
 
     def __init__(self, path, project, listed, allow_missing):
@@ -81,11 +85,20 @@ class Exposures:
         if lacking:
             raise ApbcError(f"{path}: no {', '.join(lacking)}; give the .cs file of exposures")
         known = [str(one) for one in self._rows[BLOB[0]]]
+        if again := [name for name, count in Counter(known).items() if count > 1]:
+            raise ApbcError(f"{path}: exposures named twice: {relion.first(again)}; keep one each")
         index = {name: row for row, name in enumerate(known)}
         found = names.match(listed.names, known)
         told = relion.Micrographs(self.path, known, [None] * len(known))
         names.insist(listed.path, found, told, allow_missing, "their picks are left out")
         self._row_of = {name: index[one] for name, one in found.items() if one}
+        for name, apix in listed.apix_by_name().items() if PIXEL in self._rows else ():
+            told = self._rows[PIXEL][self._row_of[name]] if name in self._row_of else apix
+            if apix and abs(told / apix - 1) > TOLERANCE:
+                raise ApbcError(
+                    f"{path}: {found[name]} has {told:g} A a pixel, {name} of {listed.path} "
+                    f"{apix:g}: not the same micrographs, or a wrong pixel size"
+                )
 
     def write(self, target, picks):
         """Write the picks as cryoSPARC's particles without images.
@@ -131,7 +144,7 @@ class Exposures:
             "location/exp_group_id": self._of("mscope_params/exp_group_id", rows, np.uint32),
             "location/micrograph_path": self._rows[BLOB[0]][rows],
             "location/micrograph_shape": self._rows[BLOB[1]][rows],
-            "location/micrograph_psize_A": self._of("micrograph_blob/psize_A", rows, np.float32),
+            "location/micrograph_psize_A": self._of(PIXEL, rows, np.float32),
             "location/center_x_frac": x.astype(np.float32),
             "location/center_y_frac": y.astype(np.float32),
             "pick_stats/ncc_score": np.concatenate([np.empty(0), *scores]).astype(np.float32),

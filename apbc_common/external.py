@@ -15,6 +15,7 @@ from pathlib import Path
 
 from . import ApbcError
 
+KIND = "External"  # where such jobs lie
 FOLDER = re.compile(r"job\d{3,}")
 MARK = "RELION_JOB_EXIT_"
 SUCCESS, FAILURE, ABORTED = (MARK + end for end in ("SUCCESS", "FAILURE", "ABORTED"))
@@ -140,8 +141,10 @@ class Job:
 
 
 def job_of(project, out):
-    """Return the `Job` of a folder that is named like one of RELION's, else None."""
-    return Job(project, out) if out and FOLDER.fullmatch(Path(out).name) else None
+    """Return the `Job` of a folder that is named like one of RELION's External jobs, else None."""
+    if not out or not FOLDER.fullmatch(Path(out).name) or Path(out).parent.name != KIND:
+        return None
+    return Job(project, out)
 
 
 def version_of(project):

@@ -28,14 +28,23 @@ def check_box(particles, model_file, taught):
 
 
 def differs(project, particles, micrographs_star, taught):
-    """Say whether the windows' contrast is known, and is not that of the model's; print it then."""
+    """Say whether the windows' contrast is not that of the model's; print it then.
+
+    Where it can't be told it is taken for that of the lists which the model was taught with.
+    """
     if taught["contrast"] is None:
         return False
     found = contrast.measure(project, particles, micrographs_star)
-    if found.sign is None:
-        what = "inverted from" if taught["contrast"] == -1 else "as in"
-        cli.warn(f"contrast {found}; taken as the model's, {what} the micrographs")
-    if found.sign in (None, taught["contrast"]):
+    sign = found.sign
+    if sign is None:
+        inverted = taught.get("extraction", {}).get("invert")
+        sign = taught["contrast"] if inverted is None else -1 if inverted else 1
+        what = "inverted from" if sign == -1 else "as in"
+        cli.warn(
+            f"contrast {found}; taken as that of the lists the model learnt from, {what} the "
+            "micrographs"
+        )
+    if sign == taught["contrast"]:
         return False
     print(f"contrast {found}; the model's windows have the other one, so these are turned round")
     return True

@@ -155,7 +155,11 @@ def pick(project, classbin, star, model_file, record, options, clear):
         run.finish(counts)
     print("\n".join(lines))
     for path, option, asked in plan.others():
-        if not asked and path.exists():
+        if (
+            not asked
+            and path.exists()
+            and not all(newer(path, one) for one in plan.done().values())
+        ):
             cli.warn(f"{path}: not of these picks; {option} brings it up to date")
     if bad:
         said = f"{star}: {len(bad)} micrographs were skipped: {relion.first(bad)}"
@@ -351,7 +355,8 @@ def skip(fault, bad, total, options):
     if len(bad) > max(1, int(total * allowed / 100)):
         raise ApbcError(
             f"{len(bad)} of {total} micrographs can't be used, more than --max-bad "
-            f"{allowed:g} % allows; what this run picked stays, and the same command goes on"
+            f"{allowed:g} % allows; what this run picked stays, and the same command without -c "
+            "goes on"
         )
 
 

@@ -366,7 +366,7 @@ def test_a_header_with_another_pixel_size_only_warns(taught, capsys):
     warned = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert warned == [
         f"warning: {taught.path}/{NAMES[0]}: its header says 4.2 A a pixel, the list 4; "
-        "that counts",
+        "the list's counts",
         "warning: 2 micrographs in all have headers with another pixel size",
     ]
     for path in ("picks.star", "candidates.star"):
@@ -732,7 +732,7 @@ def test_over_max_bad_the_run_stops_and_goes_on_when_told(taught, capsys):
     err = capsys.readouterr().err
     assert err.splitlines()[-1] == (
         "gen_picks.py: error: 3 of 10 micrographs can't be used, more than --max-bad 20 % allows; "
-        "what this run picked stays, and the same command goes on"
+        "what this run picked stays, and the same command without -c goes on"
     )
     assert done(taught) == 3 and not (taught / f"{PICKS}/picks.star").exists()
     assert record(taught, f"{PICKS}/run_gen_picks.json")["state"] == "unfinished"

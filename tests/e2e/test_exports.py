@@ -84,6 +84,8 @@ def test_they_can_be_had_later_and_are_kept_up_to_date(taught, capsys):
     assert pick(taught, *options) == 0
     assert "finished before" in capsys.readouterr().out
     assert snapshot(taught / PICKS) == made
+    assert pick(taught, "--sample", 2, "--extract") == 0
+    assert "not of these picks" not in capsys.readouterr().err
     assert pick(taught) == 0
     said = capsys.readouterr().err
     for name, option in (("picks_inverted_y.star", "--invert-y"), ("picks.cs", "--cs")):
@@ -97,8 +99,10 @@ def test_they_can_be_had_later_and_are_kept_up_to_date(taught, capsys):
 
 @pytest.mark.parametrize("change, said", [
     ({"micrograph_blob/shape": np.full((4, 2), 500, "u4")}, "has 500 x 500 px, Micrographs/sub"),
-    ({"micrograph_blob/path": ["J2/a.mrc"] * 4}, "3 of 3 micrographs are not in"),
-    ({"micrograph_blob/path": ["J2/a.mrc"] * 2 + NAMES[:2]}, "1 of 3 micrographs are not in"),
+    ({"micrograph_blob/path": [f"J2/{i}.mrc" for i in range(4)]}, "3 of 3 micrographs are not"),
+    ({"micrograph_blob/path": ["J2/a.mrc", "J2/b.mrc"] + NAMES[:2]}, "1 of 3 micrographs are not"),
+    ({"micrograph_blob/path": [NAMES[0], *NAMES]}, f"exposures named twice: {NAMES[0]}; keep one"),
+    ({"micrograph_blob/psize_A": np.full(4, 1.3, "f4")}, "has 1.3 A a pixel, Micrographs/sub"),
     ({"micrograph_blob/shape": None}, "no micrograph_blob/shape; give the .cs file of exposures"),
 ])  # fmt: skip
 def test_exposures_that_are_not_these(taught, capsys, change, said):
@@ -109,7 +113,7 @@ def test_exposures_that_are_not_these(taught, capsys, change, said):
 
 
 def test_picks_of_exposures_that_are_missing_are_left_out(taught, capsys):
-    exposures(taught, {"micrograph_blob/path": ["J2/a.mrc"] * 2 + NAMES[:2]})
+    exposures(taught, {"micrograph_blob/path": ["J2/a.mrc", "J2/b.mrc"] + NAMES[:2]})
     assert pick(taught, "--cs", "exposures.cs", "--allow-missing") == 0
     assert "their picks are left out" in capsys.readouterr().err
     rows = Dataset.load(taught / f"{PICKS}/picks.cs")

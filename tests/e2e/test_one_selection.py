@@ -174,12 +174,12 @@ def no_class_numbers(path):
 
 
 @pytest.mark.parametrize("options, code, said", [
-    (("-g", "{good}"), 2, "either -b/--starbad or --all is required"),
-    (("-g", "{good}", "-b", "{bad}", "--all", ALL), 2, "either -b/--starbad or --all is required"),
-    (("--all", ALL), 2, "either -g/--stargood or --min-score is required"),
-    (("--all", ALL, "-g", "{good}", "--min-score", 0.5), 2, "either -g/--stargood or --min-score"),
+    (("-g", "{good}"), 2, "one of -b/--starbad and --all is required, and not both"),
+    (("-g", "{good}", "-b", "{bad}", "--all", ALL), 2, "one of -b/--starbad and --all is"),
+    (("--all", ALL), 2, "one of -g/--stargood and --min-score is required"),
+    (("--all", ALL, "-g", "{good}", "--min-score", 0.5), 2, "one of -g/--stargood and --min-score"),
     (("-b", "{bad}", "--min-score", 0.5), 2, "--min-score: with --all"),
-    (("-g", "{good}", "-b", "{bad}", "--max-score", 0.5), 2, "--max-score: with a --min-score"),
+    (("-g", "{good}", "-b", "{bad}", "--max-score", 0.5), 2, "--max-score: with --all and a --min"),
     (("--all", RANKED, "--min-score", 0.3, "--max-score", 0.5), 2, "that is not below it"),
     (("--all", ALL, "--min-score", 0.5), 1, "no rank_model.star beside it"),
     (("--all", RANKED, "--min-score", 0.9), 1, "0 good particles, expected at least 10"),

@@ -215,8 +215,37 @@ def test_windows_of_unknown_contrast_are_warned_of(trained, capsys):
     assert trained.call("gen_picks", "-i", ALL) == 0
     assert capsys.readouterr().err.startswith(
         "warning: contrast unknown (no micrographs: give -m MICROGRAPHS.star to have it checked); "
-        "taken as the model's, inverted from the micrographs\n"
+        "taken as that of the lists the model learnt from, inverted from the micrographs\n"
     )
+
+
+def test_a_model_from_micrographs_sorts_lists_of_unknown_contrast(taught, capsys):
+    """Its lists were inverted from the micrographs, its windows are not: these are turned round."""
+    assert taught.call("gen_picks", "-i", ALL, "--o", "Known") == 0
+    (taught / "Extract/job005/job.star").unlink()
+    capsys.readouterr()
+    assert taught.call("gen_picks", "-i", ALL, "--o", "Unknown") == 0
+    said = capsys.readouterr()
+    assert "the model learnt from, inverted from the micrographs" in said.err
+    assert "so these are turned round" in said.out
+    kept = [(taught / f"{out}/particles_true.star").read_text() for out in ("Known", "Unknown")]
+    assert kept[0] == kept[1] and kept[0].count("@") > 10
+
+
+def test_a_list_without_true_particles_is_warned_of(trained, capsys):
+    assert trained.call("gen_picks", "-i", trained.bad, "--threshold", 1) == 0
+    assert "no particle is true; was the list extracted as" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out, said", [
+    ("", "argument --o: no folder is named"),
+    ("Extract/job005/", "the folder of another job; give External/jobNNN/, or a folder of your"),
+])  # fmt: skip
+def test_folders_that_are_not_written_to(project, capsys, out, said):
+    before = snapshot(project.path)
+    assert project.call("gen_grid", "-i", project.micrographs, "-x", BOX, "--o", out) == 2
+    assert said in " ".join(capsys.readouterr().err.split())
+    assert snapshot(project.path) == before
 
 
 def test_gen_grid_covers_each_micrograph(project, capsys):

@@ -33,6 +33,7 @@ def marks(job):
 @pytest.mark.parametrize("out, is_one", [
     ("External/job007/", True), ("External/job1234", True), ("ClassBin/", False), (None, False),
     ("External/job07/", False), ("External/job007/picks", False), ("External/job007x", False),
+    ("Extract/job007/", False),
 ])  # fmt: skip
 def test_a_job_is_a_folder_of_relion_s_name(tmp_path, out, is_one):
     assert bool(external.job_of(tmp_path, out)) == is_one
