@@ -200,13 +200,14 @@ def model_record(model) -> Path:
     return Path(model).with_suffix(".json")
 
 
-def read_json(path, made_by, *keys):
+def read_json(path, made_by, *keys, cure=None):
     """Read a JSON record, which must hold ``keys``.
 
     Raises
     ------
     ApbcError
-        If it is missing (``made_by`` names the script that makes it) or damaged.
+        If it is missing (``made_by`` names the script that makes it) or damaged (``cure`` says what
+        to do, if not to make it again).
     """
     try:
         text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
@@ -216,7 +217,7 @@ def read_json(path, made_by, *keys):
     except (ValueError, UnicodeDecodeError):
         record = None
     if not isinstance(record, dict) or not record.keys() >= set(keys):
-        raise ApbcError(f"{path}: damaged; remove it and run {made_by} again")
+        raise ApbcError(f"{path}: damaged; {cure or f'remove it and run {made_by} again'}")
     return record
 
 
@@ -503,11 +504,12 @@ class Run:
 def _read_record(path):
     """Return the record of an earlier run; raise ApbcError if it is none."""
     kinds = {"inputs": dict, "options": dict, "outputs": list, "state": str}
-    record = read_json(path, "the script", *kinds)
+    cure = "move it away with what the run wrote, or use --o DIR"
+    record = read_json(path, "the script", *kinds, cure=cure)
     if any(not isinstance(record[name], kind) for name, kind in kinds.items()) or any(
         os.path.isabs(name) or os.pardir in name.split(os.sep) for name in record["outputs"]
     ):  # such files are not ours to clear
-        raise ApbcError(f"{path}: not the record of a run; remove it and run the script again")
+        raise ApbcError(f"{path}: not the record of a run; {cure}")
     return record
 
 
@@ -526,8 +528,12 @@ def _difference(earlier, wanted):
     for name in sorted(old.keys() | new.keys()):
         added = name not in old and not new[name]  # by a later version; not in use
         if old.get(name) != new.get(name) and not added:
-            found.append(f"{name} {old.get(name)}, this one has {new.get(name)}")
+            found.append(f"{name} {_given(old.get(name))}, this one has {_given(new.get(name))}")
     return "; ".join(found)
+
+
+def _given(value):
+    return "none given" if value is None else value
 
 
 def _path(entry):

@@ -203,7 +203,7 @@ def different(script, what):
     [
         ({**OPTIONS, "size": 48}, "size 64, this one has 48"),
         ({**OPTIONS, "more": "x"}, "more None, this one has x"),
-        ({"size": 64, "seed": 0, "share": 0.2}, "kinds ['a', 'b'], this one has None"),
+        ({"size": 64, "seed": 0, "share": 0.2}, "kinds ['a', 'b'], this one has none given"),
     ],
 )
 def test_other_options_are_refused(script, finish, options, difference):
@@ -353,12 +353,12 @@ def test_an_interrupted_run_leaves_what_it_has(script):
 @pytest.mark.parametrize(
     "content, message",
     [
-        ("{", "damaged; remove it and run the script again"),
-        ("{}", "damaged; remove it and run the script again"),
-        ("[1]", "damaged; remove it and run the script again"),
+        ("{", "damaged; move it away with what the run wrote, or use --o DIR"),
+        ("{}", "damaged; move it away with what the run wrote, or use --o DIR"),
+        ("[1]", "damaged; move it away with what the run wrote, or use --o DIR"),
         (
             '{"inputs": {}, "options": {}, "outputs": null, "state": "finished"}',
-            "not the record of a run; remove it and run the script again",
+            "not the record of a run; move it away with what the run wrote, or use --o DIR",
         ),
     ],
 )
