@@ -534,7 +534,8 @@ def test_a_record_never_makes_clear_remove_what_lies_elsewhere(taught, capsys, n
     record["outputs"].append(name.format(p=taught.path))
     path.write_text(json.dumps(record))
     message = (
-        "{c}/picks/run_gen_picks.json: not the record of a run; remove it and run the script again"
+        "{c}/picks/run_gen_picks.json: not the record of a run; move it away with what the run "
+        "wrote, or use --o DIR"
     )
     check(taught, capsys, Case("", "gen_picks", (*PICK, "-c"), message))
 

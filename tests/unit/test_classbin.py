@@ -202,7 +202,7 @@ def different(script, what):
     "options, difference",
     [
         ({**OPTIONS, "size": 48}, "size 64, this one has 48"),
-        ({**OPTIONS, "more": "x"}, "more None, this one has x"),
+        ({**OPTIONS, "more": "x"}, "more none given, this one has x"),
         ({"size": 64, "seed": 0, "share": 0.2}, "kinds ['a', 'b'], this one has none given"),
     ],
 )
