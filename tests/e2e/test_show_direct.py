@@ -154,8 +154,8 @@ def test_a_damaged_record_is_named(project, capsys):
     (project / PICKS / "run_gen_picks.json").write_text("{")
     assert project.call("show_picks", "-m", MIC, "-s", f"{PICKS}/{OWN}") == 1
     assert capsys.readouterr().err == (
-        f"show_picks.py: error: {project.path}/{PICKS}/run_gen_picks.json: damaged; remove it and "
-        "run the script again\n"
+        f"show_picks.py: error: {project.path}/{PICKS}/run_gen_picks.json: damaged; move it away "
+        "with what the run wrote, or use --o DIR\n"
     )
 
 
