@@ -106,6 +106,7 @@ def parser(prog, doc, out="ClassBin") -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    result.kinds = {external.KIND, out}
     result.add_argument(
         "-p",
         "--projpath",
@@ -161,8 +162,9 @@ def parse(result, argv):
 
 
 def _check_out(result, out):
-    """Refuse to write into the folder of a job that is none of ours."""
-    if external.FOLDER.fullmatch(out.name) and out.parent.name != external.KIND:
+    """Refuse to write into the folder of a job of another kind than those the parser is for."""
+    kinds = getattr(result, "kinds", ())  # none of a parser that is not of `parser`
+    if kinds and external.FOLDER.fullmatch(out.name) and out.parent.name not in kinds:
         result.error(
             f"argument --o: {out}: the folder of another job; give {external.KIND}/jobNNN/, or a "
             "folder of your own"

@@ -475,7 +475,7 @@ def test_of_many_faults_the_first_three_are_named(project, capsys):
         "one list only",
         "gen_data",
         ("-g", GOOD),
-        "either -b/--starbad or --all is required",
+        "one of -b/--starbad and --all is required, and not both",
         code=2,
     ),
     Case(

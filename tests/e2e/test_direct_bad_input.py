@@ -425,7 +425,7 @@ def test_another_run_s_picks_are_not_mixed_with_others(taught, capsys):
         (("--min-distance", 99), r"min_distance [\d.]+, this one has 99\.0"),
         (("--border", 0), r"border 192\.0, this one has 0\.0"),
         (("--stride", 8), "stride 4, this one has 8"),
-        (("--max-picks", 7), "max_picks None, this one has 7"),
+        (("--max-picks", 7), "max_picks none given, this one has 7"),
         (("--invert",), "invert False, this one has True"),
         (("--model", "other/model.h5"), "model ClassBin/model.h5, this one has other/model.h5"),
     ):

@@ -451,7 +451,7 @@ def test_other_options_are_refused_and_the_difference_named(trained, capsys):
         (
             "gen_picks",
             ("-i", ALL, "--min-distance", 100),
-            "min_distance None, this one has 100.0",
+            "min_distance none given, this one has 100.0",
         ),
         (
             "gen_picks",
