@@ -437,11 +437,12 @@ def hold_against(earlier, classbin, settings, apix, done, cutting):
 def export(plan, apix, done):
     """Write picks in the forms of other programs, as asked for; return lines on them."""
     work, classbin, lines = plan.work, plan.work.classbin, []
-    for name in (name for name in plan.boxes if name in done):
+    boxed = [name for name in plan.boxes if name in done]
+    for name in boxed:
         box = images.even(work.record["dataset"]["box_angst"] / apix[name])
         exports.write_box(plan.boxes[name], relion.read_coordinates(done[name])[0], box)
     if plan.boxes:
-        lines.append(f"box files of {len(plan.boxes)} micrographs -> {classbin.picks_dir}")
+        lines.append(f"box files of {len(boxed)} micrographs -> {classbin.picks_dir}")
     if plan.upside_down:
         exports.write_upside_down(classbin.picks_upside_down, work.project, done)
         lines.append(f"picks with y from the other end -> {classbin.picks_upside_down}")
