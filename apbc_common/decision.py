@@ -9,7 +9,7 @@ from scipy import optimize, special
 
 FLAT = 0.005  # of F1, that makes no difference
 LEVELS = [round(0.01 * n, 2) for n in range(1, 100)]  # of chance, to say what is expected from
-PRIOR = 0.5, 1.5, 1.0, 1.0  # deviations of slope, offset, and the log odds of both kinds of slips
+PRIOR = 0.5, 1.5, 2.0, 2.0  # deviations of slope, offset, and the log odds of both kinds of slips
 SLIPS = 0.05  # of the labels of a list, wrong: what is taken for usual
 MOST_SLIPS = 0.5  # of them: beyond it a list is the other one
 
@@ -62,8 +62,10 @@ def _odds(scores):
 def fit_line(scores, good) -> Line:
     """Fit the chance that a label is good, as a straight line of log odds (Platt's scaling).
 
-    A label may be a slip, whatever the score: how many are is fitted with the line. Where labels
-    are few, all stays near `Line`'s defaults, give or take PRIOR.
+    A label may be a slip, whatever the score: how many are is fitted with the line. Scores were
+    learnt from the same labels, and the more of them are slips the less sure are scores, so the
+    line is expected to be as much steeper. Where labels are few, all stays near `Line`'s defaults,
+    give or take PRIOR.
 
     Parameters
     ----------
@@ -74,15 +76,19 @@ def fit_line(scores, good) -> Line:
     """
     odds, usual = _odds(scores), (1.0, 0.0, *2 * [special.logit(SLIPS / MOST_SLIPS)])
 
-    def unlikely(line):
-        missed, false = MOST_SLIPS * special.expit(line[2:])
-        chance = special.expit(line[0] * odds + line[1])
-        chance = false + (1 - missed - false) * chance
-        away = (line - usual) / PRIOR
+    def line(found):
+        missed, false = MOST_SLIPS * special.expit(found[2:])
+        steeper = (1 - 2 * SLIPS) / (1 - missed - false)
+        return Line(steeper * found[0], steeper * found[1], missed, false)
+
+    def unlikely(found):
+        one = line(found)
+        chance = special.expit(one.slope * odds + one.offset)
+        chance = one.false + (1 - one.missed - one.false) * chance
+        away = (found - usual) / PRIOR
         return -np.log(np.where(good, chance, 1 - chance)).sum() + (away**2).sum() / 2
 
-    slope, offset, *slips = optimize.minimize(unlikely, usual).x.tolist()
-    return Line(slope, offset, *(MOST_SLIPS * special.expit(slips)).tolist())
+    return line(optimize.minimize(unlikely, usual).x)
 
 
 @dataclass(frozen=True)

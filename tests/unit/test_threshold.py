@@ -120,3 +120,12 @@ def test_how_many_labels_are_slips_is_found_and_which(missed, false):
     assert wrong[~(right ^ slip)].mean() == pytest.approx(slip[~(right ^ slip)].mean(), abs=0.02)
     if slip.any():
         assert slip[np.argsort(-wrong)[: slip.sum() // 2]].mean() > 0.95
+
+
+def test_slips_are_counted_where_scores_learnt_from_them_are_unsure():
+    rng = np.random.default_rng(4)
+    odds = rng.normal(0, 5, 3000)
+    right, slip = rng.random((2, len(odds))) < np.array([special.expit(odds), 0 * odds + 0.3])
+    line = decision.fit_line(special.expit(0.4 * (odds + 3)), right ^ slip)
+    assert (line.missed, line.false) == pytest.approx((0.3, 0.3), abs=0.035)
+    assert line.slope == pytest.approx(2.5, rel=0.3)
