@@ -30,6 +30,7 @@ MOST = 20  # members, rounds
 MOST_SETTINGS = 200  # of a search
 METRICS = {"loss", "accuracy", "val_loss", "val_accuracy"}
 SHARES = 0.2, 0.1, 0.05, 0.02, 0.01  # of false picks, to say from where they are expected
+LEAST_AREA = 0.7  # under the ROC curve of the test windows, of a model worth picking with
 MOST_MICROGRAPHS = 20  # that the threshold of one network is chosen on
 
 
@@ -323,7 +324,13 @@ def print_results(windows, scores, decided):
     results.print_table(scores)
     testing = scores["testing"]
     group = windows.micrograph[testing["index"]]
-    print(f"testing: {results.say(results.intervals(testing, group))}")
+    found = results.intervals(testing, group)
+    print(f"testing: {results.say(found)}")
+    if found["ROC area"][0] < LEAST_AREA:
+        cli.warn(
+            f"ROC area {found['ROC area'][0]:.3f}, and 0.5 is that of guessing: this model hardly "
+            "tells good from bad. Look at the lists, and at the picture; or give it more --epochs"
+        )
     judged, slips = judged_by(scores, decided)
     if count := len(scores[judged]["label"]):
         error = results.reliability(scores[judged], slips)[2]

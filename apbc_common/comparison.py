@@ -82,6 +82,10 @@ class Earlier:
             "another size?"
         )
 
+    def __contains__(self, micrograph):
+        """Say whether there are earlier picks of a micrograph, or a file for them."""
+        return micrograph in self._name_of
+
     def of(self, micrograph):
         """Return the places on a micrograph, (N, 2) in its pixels, and their classes or None."""
         name = self._name_of.get(micrograph)
@@ -128,6 +132,12 @@ def compare(earlier, picked, reach, target):
     )
     total = np.sum([counts for _, *counts in rows] or [(0, 0, 0)], axis=0)
     said = ["{} kept, {} new, {} dropped of those in {}".format(*total, earlier.path)]
+    lacking = [len(new[name]) for name in picked if name not in earlier]
+    if lacking:
+        said.append(
+            f"{len(lacking)} of {len(picked)} micrographs are not in it: "
+            f"their {sum(lacking)} picks count as new"
+        )
     if len(all_of) > 1:
         said += [
             f"class {number}: {kept_of[number]} of {all_of[number]} kept"

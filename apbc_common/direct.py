@@ -63,16 +63,16 @@ class Picker:
         Raises
         ------
         ApbcError
-            As `mrc.image`, and if the micrograph is smaller than a box.
+            As `mrc.image`, and if the micrograph is smaller than a box or its borders.
         OSError
             If it can't be read.
         """
         size = mrc.size(path)
-        if min(size.nx, size.ny) * apix < self.box:
-            raise ApbcError(
-                f"{path}: {size.nx} x {size.ny} px of {apix:g} A, smaller than a box of "
-                f"{self.box:.0f} A"
-            )
+        least = f"a box of {self.box:.0f} A"
+        if 2 * self.border > self.box:
+            least = f"two borders of {self.border:g} A"
+        if min(size.nx, size.ny) * apix < max(self.box, 2 * self.border):
+            raise ApbcError(f"{path}: {size.nx} x {size.ny} px of {apix:g} A, smaller than {least}")
         note = ""
         if size.apix and abs(size.apix / apix - 1) > HEADER_TOLERANCE:
             note = (

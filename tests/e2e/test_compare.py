@@ -64,8 +64,11 @@ def test_kept_new_and_dropped(earlier, capsys, listed):
     assert pick(project, "--compare", f"{NODE}/{listed}") == 0  # the picks of before are kept
     assert table(project) == counts
     kept, new, dropped = map(sum, zip(*counts.values(), strict=True))
-    said = capsys.readouterr().out.splitlines()[-1]
+    said, lacking = capsys.readouterr().out.splitlines()[-2:]
     assert said.startswith(f"{kept} kept, {new} new, {dropped} dropped of those in ")
+    assert lacking == (
+        f"1 of 3 micrographs are not in it: their {counts[NAMES[2]][1]} picks count as new"
+    )
 
 
 @pytest.mark.parametrize("rename", [

@@ -451,6 +451,9 @@ def test_a_micrograph_smaller_than_a_box_is_skipped(taught, capsys):
         f"gen_picks.py: error: {taught.path}/{MICROGRAPHS}: 1 micrographs were skipped: {fault}"
     )
     assert out.startswith("2 micrographs, ")
+    assert taught.call("gen_picks", *PICK, "--border", 1200, "--o", "Wide") == 1
+    fault = f"{taught.path}/{MIC}: 300 x 95 px of 4 A, smaller than two borders of 1200 A"
+    assert f"warning: {fault}; skipped\n" in capsys.readouterr().err
 
 
 def test_no_particle_list_of_another_kind_is_picked(taught, capsys):

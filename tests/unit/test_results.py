@@ -1,8 +1,11 @@
 """Figures of test windows and of peaks: how sure they are, and how far chances hold."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+import gen_model
 from apbc_common import results
 
 
@@ -55,3 +58,15 @@ def test_where_there_is_nothing_to_tell_from_none_is_given():
     assert all(
         np.isnan(one).all() for one in results.intervals(found, np.array(list("abcd"))).values()
     )
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_model_that_hardly_tells_good_from_bad_is_said_to_be_one(tells, capsys):
+    label = np.arange(40) % 2
+    chance = np.where(label == 1, 0.8, 0.3) if tells else np.linspace(0.1, 0.9, 40)
+    part = {"index": np.arange(40), "label": label, "probability": chance}
+    windows = SimpleNamespace(micrograph=np.array(list("abcd") * 10))
+    gen_model.print_results(
+        windows, dict.fromkeys(("training", "testing"), part), {"calibration": None}
+    )
+    assert ("this model hardly tells good from bad" in capsys.readouterr().err) != tells
