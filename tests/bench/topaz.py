@@ -5,9 +5,9 @@ Example: python tests/bench/topaz.py --dir Bench --presets standard --seeds 1
 
 Topaz (topaz-em from PyPI, some GB with what it needs) goes into an environment of its own,
 DIR/topaz. Micrographs are scaled down by 4, to 7 A a pixel; picks are half a diameter apart at
-least. Taught: resnet8 of 32 units, its default, which begins with the weights that Topaz brings, with the good
-list's centres, and the number of particles that the share of good candidates lets expect. F1 is
-that of the scores from 0 on. What was made is kept.
+least. Taught: resnet8 of 32 units, its default, which begins with the weights that Topaz brings,
+with the good list's centres, and the number of particles that the share of good candidates lets
+expect. F1 is that of the scores from 0 on. What was made is kept.
 """
 
 import statistics
