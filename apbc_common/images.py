@@ -11,11 +11,13 @@ from scipy import fft, ndimage
 from . import peaks
 
 CLIP = 4.0  # standard deviations that 0 and 255 stand for
+CLIP_VIEW = 3.0  # the same, for people
 MIDDLE = 127.5  # grey value of the mean
 DEVIATION = MIDDLE / CLIP  # grey values of a standard deviation
 HOT = 8.0  # standard deviations of a micrograph beyond which a pixel says nothing
 EDGE = 0.9  # of an average's contrast, lost at the particle's edge
 RIM = 0.05  # of it, reversed, that make a rim
+HALVES = 0.1874  # a Gaussian of this deviation, of a period, halves it: sqrt(ln 2 / 2) / pi
 FLAT = 0.2  # of a micrograph's median local deviation: what varies less is no ice
 
 
@@ -103,17 +105,60 @@ def condition_micrograph(picture, apix, wanted, region):
     shape = [min(n, round(n * apix / wanted)) for n in picture.shape]
     if min(shape) < 3:
         raise ValueError(f"{wanted:g} A a pixel leaves {shape[1]} x {shape[0]} pixels")
+    small = _flatten(_crop_spectrum(_without_hot(picture), shape), region / wanted)
+    return _grey(small, CLIP), np.array(picture.shape[::-1]) / np.array(shape[::-1])
+
+
+def view(picture, apix, longest, region, lowpass=None):
+    """Turn a micrograph into a picture for people: on carbon and beside ice too.
+
+    As `condition_micrograph`, at a size for the screen and with more contrast.
+
+    Parameters
+    ----------
+    picture : ndarray of float32, shape (ny, nx)
+        As in the MRC file.
+    apix : float
+        Its A a pixel.
+    longest : int
+        Pixels that the longer edge of the view has at most.
+    region : float
+        Edge in A of the squares of mean and deviation: a few particles.
+    lowpass : float, optional
+        A at which a Gaussian filter halves what there is.
+
+    Returns
+    -------
+    grey : ndarray of uint8, shape (my, mx)
+        Its first pixel lies on the picture's first.
+    scale : ndarray of float64, shape (2,)
+        Pixels of the picture a pixel of ``grey``, along x and y.
+    """
+    shrunk = max(1.0, max(picture.shape) / longest)
+    shape = [max(1, round(n / shrunk)) for n in picture.shape]
     small = _crop_spectrum(_without_hot(picture), shape)
-    edge = max(3, round(region / wanted))
+    if lowpass:
+        small = ndimage.gaussian_filter(small, HALVES * lowpass / (apix * shrunk))
+    small = _flatten(small, region / (apix * shrunk))
+    return _grey(small, CLIP_VIEW), np.array(picture.shape[::-1]) / np.array(shape[::-1])
+
+
+def _flatten(small, region):
+    """Take off the mean and divide by the deviation over squares of ``region`` px, in place."""
+    edge = max(3, round(region))
     small -= ndimage.uniform_filter(small, edge, mode="reflect")
     variance = ndimage.uniform_filter(small * small, edge, mode="reflect")
     deviation = np.sqrt(np.maximum(variance, 0))  # rounding leaves less where all is flat
     usual = float(np.median(deviation[:: 1 + edge // 8, :: 1 + edge // 8]))  # it varies slowly
     small /= np.maximum(deviation, max(FLAT * usual, 1e-30))
-    small *= DEVIATION
+    return small
+
+
+def _grey(small, clip):
+    """Map deviations from -clip to clip to 0..255: uint8; ``small`` is used up."""
+    small *= MIDDLE / clip
     small += MIDDLE
-    grey = np.rint(np.clip(small, 0, 255, out=small), out=small).astype(np.uint8)
-    return grey, np.array(picture.shape[::-1]) / np.array(shape[::-1])
+    return np.rint(np.clip(small, 0, 255, out=small), out=small).astype(np.uint8)
 
 
 def _without_hot(picture):

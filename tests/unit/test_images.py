@@ -391,3 +391,49 @@ def test_the_middle_of_an_average_of_particles_at_any_angle(step):
         bars.append(rng.normal(0, 1, (64, 64)) - np.exp(-(along**2) / 72 - across**2 / 18))
     assert images.middle(np.mean(bars, axis=0), 13) == pytest.approx(step, abs=0.3)
     assert np.hypot(*images.middle(np.mean(bars, axis=0), 2)) <= 2
+
+
+def snow(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype(np.float32)
+
+
+def waves(size, *periods):
+    """Cosines along x, of so many pixels a period, added."""
+    x = np.arange(size)
+    rows = sum(np.cos(2 * np.pi * x / period) for period in periods)
+    return np.tile(rows, (size, 1)).astype(np.float32)
+
+
+def amplitude(grey, period):
+    x = np.arange(grey.shape[1])
+    return 2 * abs((grey.mean(axis=0) * np.exp(2j * np.pi * x / period)).mean())
+
+
+def test_a_view_fits_and_tells_its_scale():
+    grey, scale = images.view(snow(300, 600), 1.0, 250, 80)
+    assert grey.shape == (125, 250) and grey.dtype == np.uint8
+    assert scale.tolist() == [2.4, 2.4]
+
+
+def test_a_small_view_is_not_enlarged():
+    grey, scale = images.view(snow(100, 90), 1.0, 250, 80)
+    assert grey.shape == (100, 90) and scale.tolist() == [1, 1]
+
+
+def test_the_lowpass_of_a_view_halves_its_own_period():
+    ratio = []
+    for lowpass in (None, 40.0):
+        grey, _ = images.view(waves(512, 20, 128), 2.0, 512, 2000, lowpass)
+        ratio.append(amplitude(grey, 20) / amplitude(grey, 128))
+    assert ratio[1] / ratio[0] == pytest.approx(0.5 / 0.5 ** (20 / 128) ** 2, abs=0.02)
+
+
+def test_a_view_shows_particles_on_carbon_as_beside_it():
+    picture = snow(400, 400)
+    y, x = np.mgrid[:400, :400]
+    for cx in (100, 300):
+        picture -= 2 * (np.hypot(x - cx, y - 200) < 12)
+    picture[:, 200:] = 5 * picture[:, 200:] + 10  # another level, and of another contrast
+    grey, _ = images.view(picture, 1.0, 400, 120)
+    left, right = (grey[195:206, c - 5 : c + 6].mean() for c in (100, 300))
+    assert left < images.MIDDLE - 50 and right < images.MIDDLE - 50
