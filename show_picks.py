@@ -28,13 +28,19 @@ PLAIN = "#35e04a"  # of circles without a score
 def build_parser():
     """Return the parser of the command line."""
     parser = cli.parser("show_picks.py", __doc__)
-    parser.add_argument(
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument(
         "-m",
         "--image",
         type=cli.ProjectFile,
-        required=True,
         metavar="MRC",
         help="the micrograph",
+    )
+    which.add_argument(
+        "--report",
+        action="store_true",
+        help="write ClassBin/report.html: micrographs with their picks, a threshold to choose, "
+        "boxes to correct, and what is known of the model",
     )
     parser.add_argument(
         "-s",
@@ -61,6 +67,15 @@ def build_parser():
         "what gen_picks.py picked, the box for other particles); needed for other coordinate files",
     )
     return parser
+
+
+def tell(project, star, out):
+    """Write the report on a run of direct picking."""
+    from apbc_common import report
+
+    target = ClassBin(project, out).report
+    shown, read = report.write(project, star or default_list(project, out), target)
+    print(f"{shown} of {read} micrographs shown, {target.stat().st_size / 1e6:.1f} MB -> {target}")
 
 
 def show(project, image, star, binfactor, box, out):
@@ -286,6 +301,8 @@ def main(argv=None) -> int:
     """Run the command line; return the exit code."""
     parser = build_parser()
     args = cli.parse(parser, argv)
+    if args.report:
+        return cli.run(parser.prog, tell, args.projpath, args.star, args.out, job=args.job)
     return cli.run(
         parser.prog,
         show,

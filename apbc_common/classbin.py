@@ -190,6 +190,11 @@ class ClassBin:
         """Return where the overlay of a micrograph's picks goes."""
         return self.folder / "pngs" / f"{rest}_{what}.png"
 
+    @property
+    def report(self) -> Path:
+        """Return where the page on a run of direct picking goes."""
+        return self.folder / "report.html"
+
     def record(self, script) -> Path:
         """Return where the record of a script's run lies."""
         return self.folder / f"run_{script}.json"

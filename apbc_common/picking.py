@@ -183,7 +183,7 @@ def make_plan(project, classbin, star, model_file, record, options):
         earlier = comparison.Earlier(project, before, listed, options["allow_missing"])
     if known := options["cs"]:
         exposures = exports.Exposures(known, project, listed, options["allow_missing"])
-    chosen = sample(listed, options["sample"])
+    chosen = listed.spread(listed.names, options["sample"] or len(listed.names))
     boxed = chosen if options["box_files"] else []
     return Plan(
         Work(project, classbin, model_file, record, settings),
@@ -293,18 +293,6 @@ def check_scale(listed, model_file, taught):
                 f"{apix:.3g} A and takes {apix / MOST_SHRUNK:.2g} to {apix:.3g}; check the pixel "
                 "size, or train a model for these"
             )
-
-
-def sample(listed, count):
-    """Return the names to pick: all, or ``count`` spread evenly over defocus (or over the list)."""
-    if count is None or count >= len(listed.names):
-        return listed.names
-    order = range(len(listed.names))
-    if listed.defocus:
-        order = sorted(order, key=listed.defocus.__getitem__)
-    at = np.linspace(0, len(order) - 1, count).round().astype(int)
-    kept = {order[i] for i in at.tolist()}
-    return [name for i, name in enumerate(listed.names) if i in kept]
 
 
 def pick_all(work, todo, total, options):

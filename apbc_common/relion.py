@@ -125,6 +125,20 @@ class Micrographs:
             )
         return np.array([known[name] for name in names])
 
+    def spread(self, names, most) -> list[str]:
+        """Return at most so many of ``names``, spread evenly over defocus, or else over the list.
+
+        In the order of ``names``.
+        """
+        if len(names) <= most:
+            return names
+        order = range(len(names))
+        if self.defocus:
+            defocus = dict(zip(self.names, self.defocus, strict=True))
+            order = sorted(order, key=lambda i: defocus[names[i]])
+        at = np.linspace(0, len(order) - 1, most).round().astype(int)
+        return [names[i] for i in sorted(order[j] for j in at.tolist())]
+
 
 def table(path, label, what) -> star.Block:
     """Scan a STAR file and return its one table with a column ``label``.

@@ -405,7 +405,7 @@ def _tables(path, tables):
     lines = []
     for name, table in tables.items():
         lines += _header(name, table.columns)
-        columns = [[_quoted(path, cell) for cell in table[label]] for label in table.columns]
+        columns = [[quoted(path, cell) for cell in table[label]] for label in table.columns]
         lines += map(" ".join, zip(*columns, strict=True))
         lines.append("")
     return "\n".join(lines) + "\n"
@@ -435,7 +435,7 @@ def write_rows(path, name, labels, rows, before=None):
         out.write(_encode(_tables(path, before) if before else ""))
         out.write(_encode("\n".join([*_header(name, labels), ""])))
         for row in rows:
-            out.write(_encode(" ".join([_quoted(path, cell) for cell in row]) + "\n"))
+            out.write(_encode(" ".join([quoted(path, cell) for cell in row]) + "\n"))
         out.write(b"\n")
 
 
@@ -444,7 +444,7 @@ def _header(name, labels):
     return start + [f"_{label} #{number}" for number, label in enumerate(labels, 1)]
 
 
-def _quoted(path, cell):
+def quoted(path, cell):
     """Return a cell as it stands in a file: in quotes where it needs them."""
     if BARE.fullmatch(cell) and "\0" not in cell:
         return cell
