@@ -1,4 +1,4 @@
-"""Boxes for people to look at: the best, those in doubt, mistakes. Grey pictures in, choices out."""
+"""Boxes for people to look at: the best, those in doubt, mistakes."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def disagreement(logits) -> np.ndarray:
 
 
 def mistakes(rows) -> dict:
-    """Return the test windows that the model is surest of and wrong: {title: rows, the surest first}.
+    """Return what the model is surest of and wrong: {title: rows, the surest first}.
 
     ``rows`` are those of testing_results.txt.
     """

@@ -6,8 +6,6 @@ import functools
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from . import (
     ApbcError,
     SomeSkipped,

@@ -59,11 +59,30 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(scope="session")
 def relion():
     """RELION on the PATH; without it the test is skipped, or fails where RELION is demanded."""
-    if shutil.which("relion_preprocess"):
-        return
-    if os.environ.get("APBC_REQUIRE_RELION"):
-        pytest.fail("APBC_REQUIRE_RELION is set, but relion_preprocess is not on the PATH")
-    pytest.skip("RELION is not on the PATH (Debian package relion)")
+    on_path("relion_preprocess", "relion")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium; likewise."""
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(
+            executable_path=on_path("chromium", "chromium"), args=quiet
+        )
+        yield started
+        started.close()
+
+
+def on_path(command, package):
+    if path := shutil.which(command):
+        return path
+    demanded = f"APBC_REQUIRE_{package.upper()}"
+    if os.environ.get(demanded):
+        pytest.fail(f"{demanded} is set, but {command} is not on the PATH")
+    pytest.skip(f"{command} is not on the PATH (Debian package {package})")
 
 
 @pytest.fixture(scope="session")
