@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import gen_model
-from apbc_common import classbin, learning, network, samples
+from apbc_common import classbin, learning, network, report, samples, tally
 
 
 def lists(project):
@@ -136,3 +136,29 @@ def test_too_few_micrographs(project, capsys):
         "only 2 have good particles to learn from\n"
     )
     assert not (project / "ClassBin/run_gen_model.json").exists()
+
+
+def test_a_report_asks_each_member(pair):
+    """What they say on average of a candidate's window is its score, but for whole pixels."""
+    assert pair.call("gen_picks", "-i", pair.micrographs) == 0
+    assert pair.call("show_picks", "--report") == 0
+    assert "where its 2 members disagree" in (pair / "ClassBin/report.html").read_text()
+    run = tally.read(pair.path, pair / "ClassBin/picks/picks.star")
+    shown = [report.look(pair.path, run, one) for one in run.micrographs]
+    which = np.repeat(range(len(shown)), [len(one.boxes) for one in shown])
+    pick = np.concatenate([np.arange(len(one.boxes)) for one in shown])
+    logits = report.member_logits(pair.path, run, shown, which, pick)
+    assert logits.shape == (2, len(pick)) and not np.allclose(*logits)
+    line = run.taught["calibration"]
+    said = line["slope"] * logits.mean(axis=0) + line["offset"]
+    score = np.concatenate([one.micrograph.score for one in shown])
+    sure = (score > 0.05) & (score < 0.999)
+    assert np.corrcoef(said[sure], np.log(score / (1 - score))[sure])[0, 1] > 0.9
+
+
+def test_a_report_does_without_members_that_are_gone(pair, capsys):
+    assert pair.call("gen_picks", "-i", pair.micrographs) == 0
+    (pair / "ClassBin/model.h5").write_bytes(b"")
+    assert pair.call("show_picks", "--report") == 0
+    assert "disagree" not in (pair / "ClassBin/report.html").read_text()
+    assert "its members are not asked where they disagree" in capsys.readouterr().err
