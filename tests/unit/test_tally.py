@@ -137,3 +137,12 @@ def test_charts_are_svg_that_names_its_axes():
 def test_the_palette_grows_lighter():
     light = [sum(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in charts.palette(5)]
     assert light == sorted(light)
+
+
+def test_boxes_are_cut_where_the_micrograph_s_pixels_say():
+    """Of a view of half the micrograph's pixels along x and a third along y."""
+    grey = np.zeros((100, 200), np.uint8)
+    grey[60, 150] = 255
+    found = boxes.cut(grey, np.array([2.0, 3.0]), np.array([[300.0, 180.0], [20.0, 20.0]]), 32)
+    assert found.shape == (2, 16, 16)
+    assert found[0, 8, 8] == 255 and found[0].sum() == 255 and not found[1].any()
