@@ -163,6 +163,8 @@ def show_all(project, stars, out, look, micrographs_star):
             page = pictures.page(name, image)
             is_drawn = pictures.is_drawn(target, name, image, page)
             picture = None if is_drawn else mrc.image(image)
+        except album.LookError:
+            raise
         except (ApbcError, OSError, MemoryError) as err:
             bad.append(cli.explain(err, image))
             cli.warn(f"{bad[-1]}; skipped")

@@ -16,6 +16,10 @@ EMAN = ".box"
 REGION = 3  # diameters over which contrast is made even
 
 
+class LookError(ApbcError):
+    """The options make no picture of any micrograph."""
+
+
 class Look(NamedTuple):
     """How pictures are to be: binning, diameter in pixels, A; None where not said."""
 
@@ -125,6 +129,11 @@ class PickList:
             return np.empty((0, 2)), np.empty(0)
         raise relion.no_picks(self.path, name, self.known)
 
+    @property
+    def tells_size(self) -> bool:
+        """Say whether `size` returns one."""
+        return bool(self._angst or self._px)
+
     def size(self, image, apix):
         """Return the diameter of a pick in pixels of a micrograph; None if the list tells none.
 
@@ -177,19 +186,29 @@ class Album:
         The micrographs, relative to the project.
     look : Look
     listed : relion.Micrographs, optional
-        A list that knows their pixel sizes.
+        A list that knows their pixel sizes, before any other.
 
     Attributes
     ----------
     lists : list of PickList
     shown : list of str
         Their names for people.
+
+    Raises
+    ------
+    ApbcError
+        As `PickList`, and if neither a list nor ``look`` tells how large circles are.
     """
 
     def __init__(self, project, stars, wanted, look, listed=None):
         self.look = look
         self.lists = [PickList(project, star, wanted, look) for star in stars]
         self.shown = [shown(project, star) for star in stars]
+        if not look.box and not any(one.tells_size for one in self.lists):
+            raise ApbcError(
+                f"{stars[0]}: coordinates, which have no box; give -x BOX, the circles' diameter in "
+                "pixels of the micrograph"
+            )
         told = dict.fromkeys(one.micrographs for one in self.lists if one.micrographs)
         told = [relion.read_micrographs(path) for path in told if path.is_file()]
         self._apix = {}
@@ -203,8 +222,10 @@ class Album:
         Raises
         ------
         ApbcError, OSError
-            If its header or a file of its picks can't be read, no list tells the diameter of its
-            circles, or it makes no sense, as that of the lowpass.
+            If its header or a file of its picks can't be read, or it takes its pixel size and there
+            is none.
+        LookError
+            If circles or lowpass are too large or small.
         """
         size = mrc.size(image)
         apix = self._apix.get(name) or size.apix
@@ -226,15 +247,10 @@ class Album:
     def _boxes(self, image, apix, size):
         """Return the diameter of each list's circles, in pixels of a micrograph."""
         told = [self.look.box or one.size(image, apix) for one in self.lists]
-        if not any(told):
-            raise ApbcError(
-                f"{self.lists[0].path}: coordinates, which have no box; give -x BOX, the circles' "
-                "diameter in pixels of the micrograph"
-            )
         boxes = [box or next(filter(None, told)) for box in told]
         for box in boxes:
             if not 1 <= box <= 2 * max(size.nx, size.ny):
-                raise ApbcError(
+                raise LookError(
                     f"circles of {box:g} px on a micrograph of {size.nx} x {size.ny}; give -x BOX, "
                     "in its pixels"
                 )
@@ -244,7 +260,7 @@ class Album:
         if self.look.lowpass and not apix:
             raise ApbcError(f"{image}: its header has no pixel size, which --lowpass needs")
         if self.look.lowpass and self.look.lowpass >= region:
-            raise ApbcError(
+            raise LookError(
                 f"--lowpass {self.look.lowpass:g}: contrast is made even over {region:.0f} A, and "
                 "nothing so coarse is left; give less"
             )

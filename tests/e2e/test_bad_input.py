@@ -1165,6 +1165,20 @@ def coordinates(project):
         coordinates,
     ),
     Case(
+        "picks without a size, of all",
+        "show_picks",
+        ("--all", "-i", MICROGRAPHS, "-s", "a_autopick.star"),
+        "{p}/a_autopick.star: coordinates, which have no box; give -x BOX, the circles' diameter "
+        "in pixels of the micrograph",
+        coordinates,
+    ),
+    Case(
+        "circles of all without end",
+        "show_picks",
+        ("--all", "-i", MICROGRAPHS, "-s", ALL, "-x", 1025),
+        "circles of 1025 px on a micrograph of 512 x 512; give -x BOX, in its pixels",
+    ),
+    Case(
         "all of a list of particles",
         "show_picks",
         ("--all", "-i", ALL, "-s", ALL),

@@ -17,6 +17,7 @@ from conftest import BOX as EXTRACTED
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+import show_picks
 from apbc_common import classbin, mrc, overlay, relion
 
 MIC = "Micrographs/sub0/mic_a.0.mrc"
@@ -365,6 +366,7 @@ def lists_of(project, **places):
 
 
 def test_each_list_has_its_colour_and_a_row_of_the_legend(project, capsys):
+    assert len(overlay.COLOURS) == show_picks.MOST
     lists = lists_of(project, a=CENTRES[:2], b=CENTRES[3:], c=CENTRES[:1])
     out = ("--out", "pictures/of three.png")
     assert project.call("show_picks", "-m", MIC, *lists, "-x", BOX, *out) == 0
@@ -491,7 +493,7 @@ def test_pdf_has_circles_and_text_as_such(project):
     pdf = (project / "a.pdf").read_bytes()
     assert pdf.startswith(b"%PDF-") and pdf.rstrip().endswith(b"%%EOF")
     assert pdf.count(b"/Subtype /Image") == 2  # the micrograph and the colours
-    assert b"DejaVuSans" in pdf
+    assert b"DejaVuSans" in pdf and b"/CIDFontType2" in pdf
     streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", pdf, re.S)
     page = zlib.decompress(streams[0])
     assert page.count(b" c\n") >= 2 * 8 * len(CENTRES)  # each circle and its rim, in arcs
