@@ -206,8 +206,8 @@ class Album:
         self.shown = [shown(project, star) for star in stars]
         if not look.box and not any(one.tells_size for one in self.lists):
             raise ApbcError(
-                f"{stars[0]}: coordinates, which have no box; give -x BOX, the circles' diameter in "
-                "pixels of the micrograph"
+                f"{stars[0]}: coordinates, which have no box; give -x BOX, the circles' diameter "
+                "in pixels of the micrograph"
             )
         told = dict.fromkeys(one.micrographs for one in self.lists if one.micrographs)
         told = [relion.read_micrographs(path) for path in told if path.is_file()]

@@ -50,7 +50,7 @@ def scale_bar(width, apix):
     ``width`` is the micrograph's in pixels; the bar takes a tenth to a fifth of it, or nearly so.
 
     >>> scale_bar(4096, 1.77)
-    (1000, '100 nm')
+    (1000.0, '100 nm')
     """
     most = MOST_OF_WIDTH * width * apix
     power = 10.0 ** math.floor(math.log10(most))
