@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Draw a micrograph with its picks as circles, coloured by score.
+"""Draw micrographs with their picks as circles, coloured by score; of several lists, by list.
 
 Writes ClassBin/pngs/<micrograph>_<list>.png, oriented as RELION shows it. Candidates below the
 threshold that picked are dashed.
@@ -9,132 +9,232 @@ Example: show_picks.py -p . -m MotionCorr/job002/Movies/a.mrc
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
-import warnings
+from collections import Counter
 from pathlib import Path
 
-from apbc_common import ApbcError, cli
-from apbc_common.classbin import ClassBin, read_model_record, read_picking
+from apbc_common import ApbcError, SomeSkipped, cli
+from apbc_common.classbin import ClassBin, picked_by, read_picking
 
-SCREEN = 1400  # pixels that a picture is at least, and less than twice that
-PERCENTILES = (0.5, 99.5)  # of the binned micrograph, black and white
-DPI = 100
-CAPTION = 40  # pixels above the picture
-BAR = 160  # pixels of the caption that show which colour is which score
-PLAIN = "#35e04a"  # of circles without a score
+FORMATS = (".png", ".svg", ".pdf")
+MOST = 6  # lists in one picture: overlay.COLOURS
+
+
+def picture_file(text) -> str:
+    """Argparse type: a picture to be written."""
+    if Path(text).suffix.lower() not in FORMATS:
+        raise argparse.ArgumentTypeError(f"{text!r} does not end in {', '.join(FORMATS)}")
+    return text
 
 
 def build_parser():
     """Return the parser of the command line."""
     parser = cli.parser("show_picks.py", __doc__)
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument(
-        "-m",
-        "--image",
-        type=cli.ProjectFile,
-        metavar="MRC",
-        help="the micrograph",
+    which = parser.add_mutually_exclusive_group(required=True).add_argument
+    which("-m", "--image", type=cli.ProjectFile, metavar="MRC", help="the micrograph")
+    which(
+        "--all",
+        action="store_true",
+        help="every micrograph of a list; pictures newer than all that they show are kept",
     )
-    which.add_argument(
+    which(
         "--report",
         action="store_true",
         help="write ClassBin/report.html: micrographs with their picks, a threshold to choose, "
         "boxes to correct, and what is known of the model",
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
+        "-i",
+        "--imagestar",
+        "--in_mics",
+        type=cli.ProjectFile,
+        metavar="STAR",
+        help="with --all: the list (default: those that the run of gen_picks.py has picked)",
+    )
+    add(
         "-s",
         "--star",
         "--in_coords",
         type=cli.ProjectFile,
+        action="append",
         metavar="STAR",
-        help="its picks: a coordinate file, a list of many micrographs' files, picks or particles "
-        "(default: ClassBin/picks/picks.star)",
+        help="the picks: a coordinate file, a list of many micrographs' files, picks or particles, "
+        "an EMAN .box file (default: ClassBin/picks/picks.star); again and again for lists in "
+        "several colours",
     )
-    parser.add_argument(
+    add(
         "-z",
         "--binfactor",
         type=cli.positive,
         metavar="Z",
         help="binning of the extraction, 4 for 256 to 64 (default: from the pixel sizes)",
     )
-    parser.add_argument(
+    add(
         "-x",
         "--boxsize",
         type=cli.positive,
         metavar="BOX",
         help="diameter of the circles in pixels of the micrograph (default: the particle's for "
-        "what gen_picks.py picked, the box for other particles); needed for other coordinate files",
+        "what gen_picks.py picked, the box for other particles and of .box files, and for other "
+        "coordinate files that of the first list that tells one); needed where none does",
+    )
+    add(
+        "--lowpass",
+        type=cli.positive,
+        metavar="A",
+        help="blur what is finer than A (default: nothing)",
+    )
+    add(
+        "--out",
+        dest="picture",
+        type=picture_file,
+        metavar="FILE",
+        help="with -m: write the picture to FILE, a PNG, SVG or PDF by its extension",
     )
     return parser
 
 
-def tell(project, star, out):
+def tell(project, stars, out):
     """Write the report on a run of direct picking."""
     from apbc_common import report
 
     target = ClassBin(project, out).report
-    shown, read = report.write(project, star or default_list(project, out), target)
+    shown, read = report.write(project, (stars or [default_list(project, out)])[0], target)
     print(f"{shown} of {read} micrographs shown, {target.stat().st_size / 1e6:.1f} MB -> {target}")
 
 
-def show(project, image, star, binfactor, box, out):
-    """Draw the picks of one list on one micrograph."""
-    from apbc_common import mrc, relion
+def show(project, stars, out, look, image, target):
+    """Draw one micrograph with its picks."""
+    from apbc_common import album, mrc, relion
 
     name = os.path.relpath(image, project)
     if name.startswith(os.pardir):
         raise ApbcError(f"{image}: not in the project {Path(project).resolve()}; link it in")
-    star = star or default_list(project, out)
-    picking = read_picking(star)
-    xy, scores = read_picks(project, star, name, image, picking)
-    other = Path(image).with_name(Path(star).stem.rpartition("_")[0] + Path(image).suffix)
+    classbin = ClassBin(project, out)
+    stars = stars or [default_list(project, out)]
+    pictures = album.Album(project, stars, [name], album.Look(*look))
+    page = pictures.page(name, image)
+    if all(page.lacking):
+        raise page.lacking[0]
+    said = []
+    for one, layer, *odd in zip(
+        pictures.lists, page.layers, page.outside, page.lacking, strict=True
+    ):
+        warn_of_odd(one.path, image, name, len(layer.xy), *odd)
+        label = layer.label if len(stars) > 1 else layer.counted
+        said.append(f"{label}, {odd[0]} of them outside, circles of {layer.box:.0f} px")
+    if target is None:
+        what = name_of(project, stars, classbin.folder)
+        target = classbin.picture(relion.rest(name), what)
+    pictures.draw(target, name, mrc.image(image), page)
+    print("\n".join(said), "->", target)
+
+
+def warn_of_odd(star, image, name, count, outside, lacking):
+    """Warn of picks that may not be those of the micrograph."""
+    if lacking:
+        cli.warn(lacking)
+    other = Path(star).stem
+    other = other if Path(star).suffix == ".box" else other.rpartition("_")[0]
+    other = Path(image).with_name(other + Path(image).suffix)
     if other != Path(image) and other.is_file():
         cli.warn(f"{star}: by its name of {other.name}, drawn on {name}")
-    box = box or box_of(project, star, picking, image, binfactor)
-    picture = mrc.image(image)
-    if not 1 <= box <= 2 * max(picture.shape):
-        raise ApbcError(
-            f"circles of {box:g} px on a micrograph of {picture.shape[1]} x {picture.shape[0]}; "
-            "give -x BOX, in its pixels"
-        )
+    if outside:
+        cli.warn(f"{star}: {outside} of {count} picks lie outside {name}")
+
+
+def show_all(project, stars, out, look, micrographs_star):
+    """Draw every micrograph of a list, but for those that are drawn."""
+    from apbc_common import album, mrc, relion
+
     classbin = ClassBin(project, out)
-    target = classbin.picture(relion.rest(name), name_of(project, star, classbin.folder))
-    outside = ((xy < 0) | (xy >= picture.shape[::-1])).any(axis=1)
-    if outside.any():
-        cli.warn(f"{star}: {outside.sum()} of {len(xy)} picks lie outside {name}")
-    counted, below = f"{len(xy)} picks", None
-    if picking and scores is not None:
-        threshold = picking["options"]["threshold"]
-        below = scores < threshold
-        if below.any():
-            counted = f"{len(xy)} candidates, {below.sum()} of them below {threshold:g} (dashed)"
-    title = f"{name}   {os.path.relpath(star, project)}: {counted}"
-    draw(target, picture, xy, box, title, scores, below)
-    print(f"{counted}, {outside.sum()} of them outside, circles of {box:.0f} px -> {target}")
+    stars = stars or [default_list(project, out)]
+    listed, names = micrographs_of(project, stars, micrographs_star)
+    pictures = album.Album(project, stars, names, album.Look(*look), listed)
+    check_lists(pictures.lists, listed, names)
+    what = name_of(project, stars, classbin.folder)
+    totals, kept, bad = [Counter() for _ in stars], 0, []
+    for name in cli.progress(names, "micrographs"):
+        image, target = Path(project) / name, classbin.picture(relion.rest(name), what)
+        try:
+            page = pictures.page(name, image)
+            is_drawn = pictures.is_drawn(target, name, image, page)
+            picture = None if is_drawn else mrc.image(image)
+        except album.LookError:
+            raise
+        except (ApbcError, OSError, MemoryError) as err:
+            bad.append(cli.explain(err, image))
+            cli.warn(f"{bad[-1]}; skipped")
+            continue
+        if not is_drawn:
+            pictures.draw(target, name, picture, page)
+        kept += is_drawn
+        for total, layer, outside in zip(totals, page.layers, page.outside, strict=True):
+            total.update(picks=len(layer.xy), outside=outside, without=not len(layer.xy))
+    if len(bad) == len(names):
+        raise ApbcError(f"none of {len(names)} micrographs can be drawn: {bad[0]}")
+    for shown, total in zip(pictures.shown, totals, strict=True):
+        print(
+            f"{shown}: {total['picks']} picks, {total['outside']} of them outside, "
+            f"{total['without']} micrographs without"
+        )
+    left = len(listed.names) - len(names)
+    print(
+        f"{len(names)} micrographs: {len(names) - kept - len(bad)} drawn, {kept} kept from before, "
+        f"{len(bad)} skipped{f'; {left} were not picked' if left else ''} -> {classbin.pictures}"
+    )
+    if bad:
+        raise SomeSkipped(
+            f"{listed.path}: {len(bad)} micrographs were skipped: {relion.first(bad)}", None
+        )
 
 
-def read_picks(project, star, name, image, picking):
-    """Return places and scores as `relion.read_coordinates`: none, where the run found none."""
-    import numpy as np
+def micrographs_of(project, stars, micrographs_star):
+    """Return a list of micrographs, and those of it to draw: of the default one, those picked."""
+    from apbc_common import relion
 
-    from apbc_common import names, relion
+    if micrographs_star:
+        listed = relion.read_micrographs(micrographs_star)
+        return listed, listed.names
+    picking = next(filter(None, map(read_picking, stars)), None)
+    if picking is None:
+        raise ApbcError(
+            f"{stars[0]}: no run of gen_picks.py wrote it, which would tell the micrographs; give "
+            "their list with -i"
+        )
+    listed = relion.read_micrographs(Path(project) / picking["growing"]["list"]["path"])
+    picked = picked_by(picking)
+    names = [name for name in listed.names if relion.rest(name) in picked]
+    if not names:
+        raise ApbcError(
+            f"{listed.path}: none of its {len(listed.names)} micrographs has been picked by the "
+            f"run that wrote {stars[0]}; give their list with -i"
+        )
+    return listed, names
 
-    files = relion.coordinate_files(project, star)
-    if files is not None:
-        meant = names.match([name], files)[name]
-        if meant is None:
-            raise relion.NoPicks(
-                f"{star}: no picks of {name} among {len(files)} micrographs ({relion.first(files)})"
+
+def check_lists(lists, listed, names):
+    """Warn of lists that have picks of no micrograph; raise ApbcError if none has any."""
+    from apbc_common import relion
+
+    odd = []
+    for one in lists:
+        if one.known is None:
+            raise ApbcError(
+                f"{one.path}: names no micrographs; --all takes lists that do, or nodes"
             )
-        return relion.read_coordinates(files[meant])
-    try:
-        spelt = names.match([name], relion.micrographs_named(star))[name] or name
-        return relion.read_coordinates(star, spelt, os.path.abspath(image))
-    except relion.NoPicks:
-        if picking and f"{relion.rest(name)}_autopick.star" in picking["outputs"]:
-            return np.empty((0, 2)), np.empty(0)
-        raise
+        if not one.has_any():
+            odd.append(
+                f"{one.path}: no picks of any of {len(names)} micrographs of {listed.path}, but of "
+                f"{len(one.known)} others ({relion.first(one.known)})"
+            )
+    if len(odd) == len(lists):
+        raise ApbcError(odd[0])
+    for line in odd:
+        cli.warn(line)
 
 
 def default_list(project, out):
@@ -146,174 +246,62 @@ def default_list(project, out):
     raise ApbcError(f"{star}: not there; pick with gen_picks.py first, or name a list with -s")
 
 
-def name_of(project, star, pictures):
-    """Return what tells a list's picture from that of another: 'true' for particles_true.star.
+def name_of(project, stars, pictures):
+    """Return what tells the picture of lists from that of others: 'true' for particles_true.star.
 
     Lists that lie elsewhere than the pictures get their folder's name in front.
     """
-    last, folder = Path(star).stem.rpartition("_")[2], Path(star).resolve().parent
-    for home in (pictures.resolve(), ClassBin(project).folder.resolve()):
-        if folder.is_relative_to(home):
-            return last
-    return "_".join([*Path(os.path.relpath(folder, project)).parts, last])
-
-
-def box_of(project, star, picking, image, binfactor):
-    """Return the diameter of the circles, in pixels of the micrograph.
-
-    That of the particle where ``picking`` is the record of the run that wrote the list, else the
-    box of a particle list.
-
-    Raises
-    ------
-    ApbcError
-        For a coordinate file of another program, which knows neither, or if no pixel size is to be
-        found.
-    """
-    from apbc_common import relion
-
-    if picking and binfactor is None:
-        model = Path(project) / picking["inputs"]["model"]["path"]
-        listed = Path(project) / picking["growing"]["list"]["path"]
-        try:
-            taught = read_model_record(model)["dataset"]
-        except ApbcError as err:
-            raise ApbcError(f"{err}; or give -x BOX") from err
-        return taught["diameter_angst"] / micrograph_apix(project, listed, image)
-    if relion.IMAGE not in relion.table(star, relion.X, "coordinate").labels:
-        raise ApbcError(
-            f"{star}: coordinates, which have no box; give -x BOX, the circles' diameter in pixels "
-            "of the micrograph"
-        )
-    particles = relion.read_particles(project, star)
-    optics = particles.optics[particles.group[0]]
-    if binfactor is None:
-        listed = relion.extract_micrographs(project, particles.stacks[0])
-        binfactor = optics.apix / micrograph_apix(project, listed, image)
-    return optics.box * binfactor
-
-
-def micrograph_apix(project, listed, image):
-    """Return A a pixel of a micrograph: from a list of micrographs, else from its header."""
-    from apbc_common import mrc, relion
-
-    if listed and os.path.isfile(listed):
-        known = relion.read_micrographs(listed).apix_by_name()
-        if apix := known.get(os.path.relpath(image, project)):
-            return apix
-    if not (apix := mrc.size(image).apix):
-        raise ApbcError(f"{image}: its header has no pixel size; give -x BOX")
-    return apix
-
-
-def draw(target, picture, xy, box, title, scores=None, below=None):
-    """Write a PNG of a micrograph, binned for the screen, with circles.
-
-    Parameters
-    ----------
-    target : path-like
-    picture : ndarray of float32, shape (ny, nx)
-    xy : ndarray, shape (N, 2)
-        Centres in pixels of ``picture``.
-    box : float
-        Diameter of the circles in the same pixels.
-    title : str
-    scores : ndarray, shape (N,), optional
-        Show as colours if they are probabilities, all from 0 to 1.
-    below : ndarray of bool, shape (N,), optional
-        Which circles to dash.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import numpy as np
-    from matplotlib import pyplot as plt
-
-    from apbc_common import files
-
-    factor = min(max(1, max(picture.shape) // SCREEN), *picture.shape)
-    ny, nx = (length // factor * factor for length in picture.shape)
-    small = picture[:ny, :nx].reshape(ny // factor, factor, nx // factor, factor).mean(axis=(1, 3))
-    low, high = np.percentile(small, PERCENTILES)
-    width, height = small.shape[1], small.shape[0] + CAPTION
-    figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    axes = figure.add_axes((0, 0, 1, small.shape[0] / height))
-    edges = (-0.5, nx - 0.5, ny - 0.5, -0.5)  # the centre of the first pixel is 0,0
-    axes.imshow(small, cmap="gray", vmin=low, vmax=high, extent=edges, interpolation="nearest")
-    axes.set(xlim=edges[:2], ylim=edges[2:])
-    axes.axis("off")
-    colours = None
-    if scores is not None and len(scores) and 0 <= scores.min() <= scores.max() <= 1:
-        # Lightness grows with the score, for those who tell no hues; the darkest is left out.
-        shades = matplotlib.colormaps["plasma"](np.linspace(0.3, 1, 256))
-        colours = matplotlib.colors.ListedColormap(shades)
-    add_circles(axes, xy, box, PLAIN if colours is None else colours(scores), below)
-    add_caption(figure, title, colours)
-    with files.atomic(target) as part, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph")  # a name may have letters that the font has not
-        figure.savefig(part)
-    plt.close(figure)
-
-
-def add_circles(axes, xy, box, colours, below):
-    """Draw circles, the first on top; those ``below`` dashed and thinner."""
-    import numpy as np
-    from matplotlib import patheffects
-    from matplotlib.collections import EllipseCollection
-
-    below = np.zeros(len(xy), bool) if below is None else below
-    sizes = np.full(len(xy), box)
-    circles = EllipseCollection(
-        sizes,
-        sizes,
-        np.zeros(len(xy)),
-        units="xy",
-        offsets=xy[::-1],
-        offset_transform=axes.transData,
-        facecolors="none",
-        edgecolors=colours if isinstance(colours, str) else colours[::-1],
-        linestyles=np.where(below, "--", "-")[::-1].tolist() or "-",
-        linewidths=np.where(below, 1.4, 2)[::-1],
-    )
-    # A dark rim: no colour stands out from every grey.
-    circles.set_path_effects([patheffects.withStroke(linewidth=3, foreground="black")])
-    axes.add_collection(circles)
-
-
-def add_caption(figure, title, colours):
-    """Write the title above the picture, and beside it what the colours mean, if any do."""
-    import numpy as np
-
-    width, height = figure.get_size_inches() * DPI
-    middle, bar = 1 - CAPTION / 2 / height, BAR if colours else 0
-    points = min(16, (width - bar) / len(title) / (0.62 * DPI / 72))  # so that it fits
-    figure.text(5 / width, middle, title, va="center", fontsize=points, parse_math=False)
-    if colours:
-        left, across = 1 - 0.85 * BAR / width, 0.7 * BAR / width
-        axes = figure.add_axes((left, middle - 8 / height, across, 16 / height))
-        axes.imshow(np.linspace(0, 1, 256)[None], cmap=colours, aspect="auto")
-        axes.axis("off")
-        for x, text, side in ((left, "0 ", "right"), (left + across, " 1", "left")):
-            figure.text(x, middle, text, va="center", ha=side, fontsize=12)
+    homes = [pictures.resolve(), ClassBin(project).folder.resolve()]
+    parts = []
+    for star in map(Path, stars):
+        folder = star.resolve().parent
+        if not any(map(folder.is_relative_to, homes)):
+            parts += Path(os.path.relpath(folder, project)).parts
+        parts.append("box" if star.suffix == ".box" else star.stem.rpartition("_")[2])
+    return "_".join(parts)
 
 
 def main(argv=None) -> int:
     """Run the command line; return the exit code."""
     parser = build_parser()
     args = cli.parse(parser, argv)
+    target = args.picture and args.projpath / args.picture
+    check(parser, args, target)
     if args.report:
         return cli.run(parser.prog, tell, args.projpath, args.star, args.out, job=args.job)
+    way, of_way = (show_all, [args.imagestar]) if args.all else (show, [args.image, target])
     return cli.run(
         parser.prog,
-        show,
+        way,
         args.projpath,
-        args.image,
         args.star,
-        args.binfactor,
-        args.boxsize,
         args.out,
+        (args.binfactor, args.boxsize, args.lowpass),
+        *of_way,
         job=args.job,
     )
+
+
+def check(parser, args, target):
+    """Refuse options that do not go together."""
+    if args.imagestar and not args.all:
+        parser.error("argument -i/--imagestar: only with --all")
+    if target and not args.image:
+        parser.error("argument --out: one picture, only with -m")
+    if target and target.exists():
+        for path in (args.image, *(args.star or ())):
+            if os.path.samefile(path, target):
+                parser.error(
+                    f"argument --out: {args.picture}: it would be overwritten, and is read"
+                )
+    many = len(args.star or ())
+    if many > MOST:
+        parser.error(f"argument -s/--star: {many} lists, at most {MOST} have a colour")
+    if args.report and many > 1:
+        parser.error("argument -s/--star: the report is on one list")
+    for option in ("-z/--binfactor", "-x/--boxsize", "--lowpass") if args.report else ():
+        if getattr(args, option.rpartition("--")[2]):
+            parser.error(f"argument {option}: not with --report")
 
 
 if __name__ == "__main__":

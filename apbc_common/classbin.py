@@ -18,6 +18,7 @@ SIZES = ("window_px", "image_px", "window_angst", "box_angst", "diameter_angst")
 EXTRACTION = {"norm", "bg_radius", "known", "invert"}  # what it says of the particles
 KINDS = ("bad", "good")  # the label of a window is the index of its kind
 PARTS = ("train", "test")
+PICKED = "_autopick.star"  # how the picks of a micrograph end
 
 
 class ClassBin:
@@ -114,7 +115,7 @@ class ClassBin:
 
     def picks_file(self, rest) -> Path:
         """Return where a micrograph's picks go; ``rest`` is from `relion.rest`."""
-        return self.picks_dir / f"{rest}_autopick.star"
+        return self.picks_dir / f"{rest}{PICKED}"
 
     def candidates_file(self, rest) -> Path:
         """Return where a micrograph's candidates are kept, for the list of all of them."""
@@ -186,9 +187,14 @@ class ClassBin:
         """Return where the scores of an unfinished run are kept."""
         return self.folder / ".part-scores.f32"
 
+    @property
+    def pictures(self) -> Path:
+        """Where the overlays of picks go."""
+        return self.folder / "pngs"
+
     def picture(self, rest, what) -> Path:
         """Return where the overlay of a micrograph's picks goes."""
-        return self.folder / "pngs" / f"{rest}_{what}.png"
+        return self.pictures / f"{rest}_{what}.png"
 
     @property
     def report(self) -> Path:
@@ -269,6 +275,11 @@ def read_picking(path):
             wrote = os.fspath(path.relative_to(folder)) in record["outputs"]
             return record if ours and wrote else None
     return None
+
+
+def picked_by(record) -> set[str]:
+    """Return the ``<rest>`` of each micrograph that a run of direct picking has, by its record."""
+    return {name.removesuffix(PICKED) for name in record["outputs"] if name.endswith(PICKED)}
 
 
 def _is_expected(calibration):

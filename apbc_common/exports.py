@@ -32,6 +32,36 @@ def write_box(path, xy, box):
     files.write_text(path, "".join(f"{x}\t{y}\t{box}\t{box}\n" for x, y in corners))
 
 
+def read_box(path):
+    """Read one micrograph's EMAN boxes, of any program: columns x, y, width, height.
+
+    Returns
+    -------
+    xy : ndarray of float64, shape (N, 2)
+        Centres in pixels of the micrograph, as RELION takes them: x + width / 2, cut.
+    box : float or None
+        The largest width; None of no boxes.
+
+    Raises
+    ------
+    ApbcError
+        For a line that has not four numbers.
+    """
+    found = []
+    for number, line in enumerate(Path(path).read_text(errors="replace").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            x, y, width, height = (int(float(word)) for word in line.split()[:4])
+        except (ValueError, OverflowError):
+            raise ApbcError(
+                f"{path}:{number}: {line.strip()[:60]!r}, expected a box: x, y, width and height"
+            ) from None
+        found.append((x + width // 2, y + height // 2, width))
+    boxes = np.array(found, float).reshape(-1, 3)
+    return boxes[:, :2], boxes[:, 2].max() if len(boxes) else None
+
+
 def write_upside_down(target, project, picks):
     """Write the list of all picks as they lie where a micrograph's rows run the other way.
 

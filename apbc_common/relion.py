@@ -502,25 +502,42 @@ def read_coordinates(path, *micrograph):
     NoPicks
         If a list that names micrographs does not name this one.
     """
-    block = table(path, X, "coordinate")
-    xy = block.numbers(X, Y)
-    scores = block.numbers(SCORE)[:, 0] if SCORE in block.labels else None
-    if micrograph and MICROGRAPH in block.labels:
-        names = block.read(MICROGRAPH)[MICROGRAPH]
-        of_this = names.isin(micrograph).to_numpy()
-        if not of_this.any():
-            raise NoPicks(
-                f"{path}: no picks of {micrograph[0]} among {names.nunique()} micrographs "
-                f"({first(names.unique())})"
-            )
+    xy, scores, rows = read_all_coordinates(path)
+    if micrograph and rows is not None:
+        found = [rows[name] for name in micrograph if name in rows]
+        if not found:
+            raise no_picks(path, micrograph[0], rows)
+        of_this = np.sort(np.concatenate(found))
         xy, scores = xy[of_this], scores[of_this] if scores is not None else None
     return xy, scores
 
 
-def micrographs_named(path) -> list[str]:
-    """Return the micrographs that a list of picks or particles names, each once."""
+def no_picks(path, micrograph, known) -> NoPicks:
+    """Return the error for a list that has picks of others, ``known``, but not of this one."""
+    return NoPicks(
+        f"{path}: no picks of {micrograph} among {len(known)} micrographs ({first(known)})"
+    )
+
+
+def read_all_coordinates(path):
+    """Read all picks of a coordinate file, or of a list of picks or particles.
+
+    Returns
+    -------
+    xy, scores
+        As `read_coordinates`.
+    rows : dict of str to ndarray of int, or None
+        Those of each micrograph, in the order of the file; None where it names none.
+    """
     block = table(path, X, "coordinate")
-    return _codes(block, MICROGRAPH)[0]
+    xy = block.numbers(X, Y)
+    scores = block.numbers(SCORE)[:, 0] if SCORE in block.labels else None
+    names, codes = _codes(block, MICROGRAPH)
+    if codes is None:
+        return xy, scores, None
+    ends = np.cumsum(np.bincount(codes, minlength=len(names)))
+    parts = np.split(np.argsort(codes, kind="stable"), ends[:-1])
+    return xy, scores, dict(zip(names, parts, strict=False))  # no name leaves one empty part
 
 
 def extract_micrographs(project, stack):

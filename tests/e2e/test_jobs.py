@@ -44,6 +44,7 @@ ALL = "Extract/job005/particles.star"
     ("gen_picks", ("--in_parts", ALL, "--in_mics", "{mics}"),
      ["particles_true.star", "particles_false.star"]),
     ("show_picks", ("--image", "Micrographs/sub0/mic_a.0.mrc", "--star", ALL), []),
+    ("show_picks", ("--in_mics", "{mics}", "--in_coords", ALL, "--all"), []),
 ])  # fmt: skip
 def test_fields_of_the_gui(job, capsys, script, fields, expected):
     """Continue, the same line in the same folder, succeeds too, and keeps the nodes."""
