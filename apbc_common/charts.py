@@ -6,6 +6,8 @@ import io
 
 import numpy as np
 
+from . import overlay
+
 SIZE = 3.6, 2.4  # inches
 SALT = "apbc"  # the same chart has the same text
 BINS = 40
@@ -13,11 +15,9 @@ BINS = 40
 
 def palette(count=32) -> list[str]:
     """Return colours of scores from 0 to 1 in so many steps, as CSS has them."""
-    import matplotlib
+    from matplotlib import colors
 
-    # Lightness grows with the score, for those who tell no hues; the darkest is left out.
-    shades = matplotlib.colormaps["plasma"](np.linspace(0.3, 1, count))
-    return [matplotlib.colors.to_hex(shade) for shade in shades]
+    return [colors.to_hex(shade) for shade in overlay.shades(count)]
 
 
 def histogram(values, title, xlabel, ylabel, line=None, log=False) -> str:

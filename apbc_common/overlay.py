@@ -123,12 +123,19 @@ def plain(text):
 
 def shades_of(scores):
     """Return the colours of probabilities, or None if the scores are none."""
-    from matplotlib import colormaps, colors
+    from matplotlib import colors
 
     if scores is None or not len(scores) or not 0 <= scores.min() <= scores.max() <= 1:
         return None
+    return colors.ListedColormap(shades(256))
+
+
+def shades(count):
+    """Return colours of probabilities from 0 to 1 in so many steps: RGBA, (count, 4)."""
+    from matplotlib import colormaps
+
     # Lightness grows with the score, for those who tell no hues; the darkest is left out.
-    return colors.ListedColormap(colormaps["plasma"](np.linspace(0.3, 1, 256)))
+    return colormaps["plasma"](np.linspace(0.3, 1, count))
 
 
 def add_circles(axes, layer, box, colours, name):
