@@ -22,19 +22,24 @@ MOST = 600 * 1024  # bytes of all
 QUALITY = 72
 SCREEN = {"width": 1200, "height": 900}
 ZOOM = 3  # times that the report's button is pressed
-CROP = 620, 430  # pixels of an overlay's corner
+LOWPASS = 15  # A
+LEGEND = 96  # pixels above the micrograph of an overlay of two lists
+PART = (400, 600, 1200, 1050)  # what is shown of it: left, upper, right, lower
 SHOW = [sys.executable, HERE.parent / "show_picks.py"]
 
 
-def overlay(project, target, *lists):
-    """Draw a corner of the first picked micrograph, with lists of picks."""
-    name = first_picked(project)
-    whole = project / "picture.png"
-    words = [word for star in lists for word in ("-s", star)]
-    show(project, "-m", name, *words, "--out", whole)
+def compared(project, target):
+    """Draw RELION's candidates and the direct picks on the first micrograph: a part, the legend."""
+    name, whole = first_picked(project), project / "picture.png"
+    candidates = f"{Path('AutoPick/test', name).with_suffix('')}_autopick.star"
+    lists = "-s", candidates, "-s", "ClassBin/picks/picks.star"
+    show(project, "-m", name, *lists, "--lowpass", LOWPASS, "--out", whole)
+    left, upper, right, lower = PART
     with Image.open(whole) as picture:
-        corner = picture.crop((0, 0, *CROP)).convert("RGB")
-    corner.save(target, quality=QUALITY, optimize=True)
+        out = Image.new("RGB", (right - left, LEGEND + lower - upper))
+        out.paste(picture.crop((0, 0, right - left, LEGEND)))
+        out.paste(picture.crop(PART), (0, LEGEND))
+    out.save(target, quality=QUALITY, optimize=True)
     whole.unlink()
 
 
@@ -82,9 +87,7 @@ def main():
     project = parser.parse_args().project.resolve()
     IMG.mkdir(exist_ok=True)
     report(project, IMG / "report.jpg")
-    overlay(project, IMG / "picks.jpg", "ClassBin/picks/candidates.star")
-    lists = "AutoPick/test/coords_suffix_autopick.star", "ClassBin/picks/picks.star"
-    overlay(project, IMG / "compared.jpg", *lists)
+    compared(project, IMG / "compared.jpg")
     curves(project, IMG / "training.png")
     sizes = {path.name: path.stat().st_size for path in sorted(IMG.iterdir())}
     print(", ".join(f"{name} {size // 1024} KiB" for name, size in sizes.items()))

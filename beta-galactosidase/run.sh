@@ -84,6 +84,7 @@ ours gen_model
 ours gen_picks -i $pick
 first=$(awk '/^ *Micrographs\// { print $1; exit }' $pick)
 ours show_picks -m "$first" -s ClassBin/picks/picks.star
+ours show_picks --report
 
 step "the classic way: gen_data.py, gen_model.py, gen_grid.py, extraction, gen_picks.py, into Classic"
 ours gen_data -g $good -b $bad -m $learn --o Classic
@@ -106,4 +107,4 @@ if [ -z "$source" ]; then
         autopick=AutoPick/test/ grid=Classic/particles_true.star grid-unique=Classic/particles_unique.star |
         tee table.txt
 fi
-echo "done: pictures in $project/ClassBin/pngs, curves in $project/ClassBin/train_and_test_results.png"
+echo "done: report in $project/ClassBin/report.html, pictures in $project/ClassBin/pngs"

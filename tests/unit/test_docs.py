@@ -56,3 +56,11 @@ def test_the_readme_has_commands_of_most_scripts():
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_option_has_help(script):
     assert all(action.help for action in __import__(script).build_parser()._actions)
+
+
+def test_every_picture_of_the_readme_is_made_by_the_example():
+    shown = re.findall(r"!\[.+?\]\((.+?)\)", README)
+    made = re.findall(r'IMG / "(.+?)"', (ROOT / "beta-galactosidase/pictures.py").read_text())
+    assert sorted(shown) == sorted(f"beta-galactosidase/img/{name}" for name in made)
+    sizes = [path.stat().st_size for path in (ROOT / "beta-galactosidase/img").iterdir()]
+    assert len(sizes) == len(made) and sum(sizes) <= 600 * 1024
