@@ -421,11 +421,14 @@ def test_another_run_s_picks_are_not_mixed_with_others(taught, capsys):
     digests = (files.digest(taught / folder / "model.h5") for folder in ("ClassBin", "other"))
     (taught / "other/model.json").write_text(text.replace(*digests))
     for options, difference in (
-        (("--threshold", 0.123), r"threshold [\d.]+, this one has 0\.123"),
+        (
+            ("--threshold", 0.123),
+            r"threshold [\d.]+, this one has 0\.123; --recut cuts its p.*, -c",
+        ),
         (("--min-distance", 99), r"min_distance [\d.]+, this one has 99\.0"),
         (("--border", 0), r"border 192\.0, this one has 0\.0"),
         (("--stride", 8), "stride 4, this one has 8"),
-        (("--max-picks", 7), "max_picks none given, this one has 7"),
+        (("--max-picks", 7), "max_picks none given, this one has 7; --recut cuts its picks.*, -c"),
         (("--invert",), "invert False, this one has True"),
         (("--model", "other/model.h5"), "model ClassBin/model.h5, this one has other/model.h5"),
     ):
