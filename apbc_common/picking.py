@@ -245,10 +245,10 @@ def carry_out(plan, options):
     classbin, apix = work.classbin, listed.apix_by_name()
     before = plan.done()
     todo = [name for name in plan.chosen if name not in before]
+    new = [(name, apix[name]) for name in todo if not plan.candidates[name].exists()]
     scored = [name for name in todo if plan.candidates[name].exists()]
     for name in cli.progress(scored, "micrographs cut"):
         cut(plan.candidates[name], plan.picks[name], work.settings)
-    new = [(name, apix[name]) for name in todo if not plan.picks[name].exists()]
     bad = pick_all(work, new, len(plan.chosen), options)
     done = plan.done()
     picks = write_lists(work.project, classbin, listed, done)
