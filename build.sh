@@ -248,9 +248,9 @@ check() {
     text=$(awk '/^MemTotal/ {t = $2} /^MemAvailable/ {a = $2}
         END {printf "%.1f GB of memory, %.1f of it free", t * 1.024e-6, a * 1.024e-6}' /proc/meminfo 2>/dev/null) || text='memory unknown'
     say ok machine "$(getconf _NPROCESSORS_ONLN) cores, $text"
-    text=$(df -Pk -- "$here" | awk 'NR == 2 {printf "%.1f", $4 * 1.024e-6}')
+    text=$({ df -Pk -- "$target" 2>/dev/null || df -Pk -- "$here"; } | awk 'NR == 2 {printf "%.1f", $4 * 1.024e-6}')
     if [ ! -e "$python" ] && [ "${text%.*}" -lt 2 ]; then word=note; fi
-    say "$word" disk "$text GB free here; the environment takes 2, with CUDA more"
+    say "$word" disk "$text GB free where the environment is; it takes 2, with CUDA more"
     exit "$missing"
 }
 

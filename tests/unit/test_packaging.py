@@ -348,7 +348,7 @@ def test_check_says_what_is_there(built):
     assert re.fullmatch(
         r"[1-9]\d* cores, [\d.]+ GB of memory, [\d.]+ of it free", found["machine"][1]
     )
-    assert re.match(r"\d+\.\d GB free here; ", found["disk"][1])
+    assert re.match(r"\d+\.\d GB free where the environment is; ", found["disk"][1])
     sure = {
         "Autopick-BC": f"1.2.3, {built}",
         "environment": f"{target}, Python {python}",
