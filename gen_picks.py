@@ -34,6 +34,7 @@ OF_MICROGRAPHS = (
     "invert_y",
     "cs",
     "allow_missing",
+    "recut",
 )
 OF_PARTICLES = ("micrographs", "batch")
 
@@ -97,6 +98,13 @@ def build_parser():
         type=cli.positive_int,
         metavar="N",
         help="keep the best N of a micrograph (default: all)",
+    )
+    add(
+        "--recut",
+        action="store_true",
+        default=None,
+        help="cut the picks that are there anew, at another --threshold, --fdr or --max-picks, "
+        "without scoring again; options not given are as before",
     )
     add(
         "--sample",
@@ -190,6 +198,8 @@ def generate(project, star, model_file, options, out, clear):
             what += "" if particles else " is of micrographs"
             raise ApbcError(f"{star}: --{name.replace('_', '-')} is for lists of {what}")
     classbin = ClassBin(project, out)
+    if options["recut"]:
+        model_file, options = picking.as_before(project, classbin, model_file, options)
     model_file = model_file or ClassBin(project).model
     record = read_model_record(model_file)
     way = classify if particles else picking.pick
@@ -256,6 +266,8 @@ def main(argv=None) -> int:
         args.imagestar, args.micrographs = args.in_parts, args.imagestar or args.micrographs
     if not args.imagestar:
         parser.error("the following arguments are required: -i/--imagestar")
+    if args.recut and args.clear:
+        parser.error("argument --recut: not with -c, which clears what it cuts from")
     if args.fdr is not None and args.threshold is not None:
         parser.error("argument --fdr: not with --threshold, which it chooses")
     names = ("threshold", "min_distance", "cores", *OF_MICROGRAPHS, *OF_PARTICLES)

@@ -19,6 +19,8 @@ EXTRACTION = {"norm", "bg_radius", "known", "invert"}  # what it says of the par
 KINDS = ("bad", "good")  # the label of a window is the index of its kind
 PARTS = ("train", "test")
 PICKED = "_autopick.star"  # how the picks of a micrograph end
+CANDIDATES = ".candidates"
+CUT = ("threshold", "max_picks")  # options that decide which candidates are picks, and no more
 
 
 class ClassBin:
@@ -119,7 +121,7 @@ class ClassBin:
 
     def candidates_file(self, rest) -> Path:
         """Return where a micrograph's candidates are kept, for the list of all of them."""
-        return self.picks_dir / ".candidates" / f"{rest}.star"
+        return self.picks_dir / CANDIDATES / f"{rest}.star"
 
     @property
     def picks_list(self) -> Path:
@@ -162,6 +164,15 @@ class ClassBin:
     def new_particles(self) -> Path:
         """Return the list of those that an earlier list of picks did not have."""
         return self.picks_dir / "particles_new.star"
+
+    def is_cut(self, name) -> bool:
+        """Say whether a file of the record of direct picking goes with the picks when cut anew.
+
+        Candidates stay, and so do lists that are whole without it, with the stacks they name.
+        """
+        path = self.picks_dir / name
+        stay = (self.picks_particles, self.new_particles, self.picks_upside_down, self.picks_cs)
+        return not (path in stay or path.suffix == ".mrcs" or name.startswith(f"{CANDIDATES}/"))
 
     @property
     def compared(self) -> Path:
@@ -342,6 +353,14 @@ class Run:
         Whatever else decides the result; JSON values.
     clear : bool
         Whether to clear an earlier run, once `writing` begins.
+    recut : bool, optional
+        Of a script that can do so: whether to cut anew what is there, if no more than the options
+        of CUT differ.
+
+    Attributes
+    ----------
+    was : dict
+        The earlier run's options; empty if there was none.
 
     Raises
     ------
@@ -349,7 +368,7 @@ class Run:
         If the earlier run had other inputs or options, or its record is damaged.
     """
 
-    def __init__(self, record, project, inputs, options, clear=False, growing=None):
+    def __init__(self, record, project, inputs, options, clear=False, growing=None, recut=None):
         self.record = record
         self._start = time.time()
         growing = growing or {}
@@ -367,26 +386,32 @@ class Run:
         self._inputs = {os.path.realpath(path) for path in read if path is not None}
         self._clear = clear
         self._earlier = _read_record(record) if record.exists() else None
+        self.was = self._earlier["options"] if self._earlier else {}
+        self._cut_anew = False
         if self._earlier and not clear:
             difference = _difference(self._earlier, self._wanted)
-            if difference:
+            beyond = _difference(self._earlier, self._wanted, CUT)
+            if difference and (beyond or not recut):
+                can = "" if beyond or recut is None else "--recut cuts its picks anew, "
                 raise ApbcError(
-                    f"{record}: an earlier run had {difference}; "
-                    "-c clears what it wrote and starts anew, --o DIR writes elsewhere"
+                    f"{record}: an earlier run had {beyond if recut else difference}; "
+                    f"{can}-c clears what it wrote and starts anew, --o DIR writes elsewhere"
                 )
+            self._cut_anew = bool(difference)
 
     def finished(self, outputs) -> bool:
         """Say whether the earlier run was this one, came to its end, and all of it is there."""
         return bool(
             self._earlier
             and not self._clear
+            and not self._cut_anew
             and self._earlier["state"] == "finished"
             and self._earlier.get("growing", {}) == self._wanted["growing"]
             and all(map(os.path.exists, outputs))
         )
 
     @contextlib.contextmanager
-    def writing(self, outputs, folders=(), keep=False):
+    def writing(self, outputs, folders=(), keep=False, is_cut=None):
         """Write the record as unfinished, and take back what the block wrote if it fails.
 
         It fails with ApbcError (the user's data) or OSError (a full disk). An interrupted or
@@ -400,6 +425,8 @@ class Run:
             Folders that may hold nothing else.
         keep : bool
             Whether a failed run too leaves what it has, and the next one goes on.
+        is_cut : callable, optional
+            Of a file's name in the record: whether it is taken away first, to be cut anew.
 
         Raises
         ------
@@ -416,11 +443,13 @@ class Run:
         made = [folder for folder in self.record.parents if not folder.exists()]
         try:
             with self._locked():
-                self._write("unfinished", {})
-                if self._clear and known:
-                    self._remove(known)
+                gone = [n for n in known if self._clear or (self._cut_anew and is_cut(n))]
+                if gone:  # until all are, the record is that of the run which wrote them
+                    write_json(self.record, {**self._earlier, "state": "unfinished"})
+                    self._remove(gone)
+                if self._clear:
                     self._outputs, self._earlier = names, None
-                    self._write("unfinished", {})
+                self._write("unfinished", {})
                 try:
                     yield
                 except (ApbcError, OSError):
@@ -529,8 +558,8 @@ def _read_record(path):
     return record
 
 
-def _difference(earlier, wanted):
-    """Name what differs between an earlier run's inputs and options and this one's."""
+def _difference(earlier, wanted, but=()):
+    """Name what differs between an earlier run and this one, ``but`` for some options."""
     found = []
     was, now = earlier["inputs"], wanted["inputs"]
     for name in sorted(was.keys() | now.keys()):
@@ -541,7 +570,7 @@ def _difference(earlier, wanted):
             else:
                 found.append(f"{name} {_path(old)}, this one has {_path(new)}")
     old, new = earlier["options"], json.loads(json.dumps(wanted["options"]))
-    for name in sorted(old.keys() | new.keys()):
+    for name in sorted((old.keys() | new.keys()).difference(but)):
         added = name not in old and not new[name]  # by a later version; not in use
         if old.get(name) != new.get(name) and not added:
             found.append(f"{name} {_given(old.get(name))}, this one has {_given(new.get(name))}")

@@ -21,13 +21,17 @@ from . import (
     network,
     parallel,
     relion,
+    star,
 )
-from .classbin import ClassBin, Run
+from .classbin import ClassBin, Run, read_picking
 
 TOLERANCE = 0.01  # by which a micrograph's pixel may be larger than the model's
 MAX_BAD = 5.0  # per cent of the micrographs
 MOST_SHRUNK = 40  # times: beyond that a pixel size is wrong
 LISTS = ("picks", "candidates")
+NEW_EXTRACT = (
+    "RELION needs a new Extract job for these picks: one that is continued keeps its old particles"
+)
 
 
 class Picked(NamedTuple):
@@ -130,6 +134,7 @@ def pick(project, classbin, star, model_file, record, options, clear):
     SomeSkipped
         If a few could not; all else is done then.
     """
+    recut = bool(options["recut"])
     plan = make_plan(project, classbin, star, model_file, record, options)
     growing = {"list": star, "compare": options["compare"], "cs": options["cs"]}
     run = Run(
@@ -139,7 +144,10 @@ def pick(project, classbin, star, model_file, record, options, clear):
         plan.work.settings,
         clear,
         growing={name: path for name, path in growing.items() if path},
+        recut=recut,
     )
+    if recut:
+        check_floor(classbin, run.was["threshold"], plan.work.settings["threshold"])
     count = len(plan.chosen)
     if run.finished(plan.outputs()) and (not plan.cutting or is_extracted(classbin)):
         print(f"finished before: nothing to do, {count} micrographs -> {classbin.picks_dir}")
@@ -148,10 +156,11 @@ def pick(project, classbin, star, model_file, record, options, clear):
         spread = "over defocus" if plan.listed.defocus else "over the list, which has no defocus"
         print(f"{count} of {len(plan.picks)} micrographs, spread {spread}:", *plan.chosen)
     stacks = [classbin.picks_stack(relion.rest(name)) for name in plan.picks]
-    with run.writing([*plan.outputs(), *(stacks if plan.cutting else [])], keep=True):
+    outputs = [*plan.outputs(), *(stacks if plan.cutting else [])]
+    with run.writing(outputs, keep=True, is_cut=classbin.is_cut):
         counts, bad, lines = carry_out(plan, options)
         run.finish(counts)
-    print("\n".join(lines))
+    print("\n".join([*lines, NEW_EXTRACT] if recut else lines))
     for path, option, asked in plan.others():
         if (
             not asked
@@ -163,6 +172,37 @@ def pick(project, classbin, star, model_file, record, options, clear):
         said = f"{star}: {len(bad)} micrographs were skipped: {relion.first(bad)}"
         raise SomeSkipped(said, plan.nodes())
     return plan.nodes()
+
+
+def as_before(project, classbin, model_file, options):
+    """Return model file and options; where not given, those of the run whose picks are cut anew.
+
+    Raises
+    ------
+    ApbcError
+        If there was none, or its record is damaged.
+    """
+    record = read_picking(classbin.picks_list)
+    if not record:
+        raise ApbcError(
+            f"{classbin.picks_dir}: no picks of an earlier run, which --recut cuts anew; run "
+            "without it first"
+        )
+    was = dict(record["options"])
+    if options["fdr"] is not None:
+        was.pop("threshold")
+    options = {**options, **{name: was[name] for name in was if options[name] is None}}
+    return model_file or project / record["inputs"]["model"]["path"], options
+
+
+def check_floor(classbin, earlier, threshold):
+    """Raise ApbcError if candidates of a run with an earlier threshold don't reach to this one."""
+    floor = min(direct.FLOOR, earlier)
+    if threshold < floor:
+        raise ApbcError(
+            f"{classbin.picks_record}: threshold {threshold:g}, but candidates are kept from "
+            f"{floor:g} on; give at least that, or -c in place of --recut, which scores again"
+        )
 
 
 def make_plan(project, classbin, star, model_file, record, options):
@@ -202,8 +242,12 @@ def carry_out(plan, options):
     work, listed, cutting = plan.work, plan.listed, plan.cutting
     classbin, apix = work.classbin, listed.apix_by_name()
     before = plan.done()
-    todo = [(name, apix[name]) for name in plan.chosen if name not in before]
-    bad = pick_all(work, todo, len(plan.chosen), options)
+    todo = [name for name in plan.chosen if name not in before]
+    new = [(name, apix[name]) for name in todo if not plan.candidates[name].exists()]
+    scored = [name for name in todo if plan.candidates[name].exists()]
+    for name in cli.progress(scored, "micrographs cut"):
+        cut(plan.candidates[name], plan.picks[name], work.settings)
+    bad = pick_all(work, new, len(plan.chosen), options)
     done = plan.done()
     picks = write_lists(work.project, classbin, listed, done)
     empty = sum(not count for count in picks.values())
@@ -357,7 +401,9 @@ def pick_each(work, jobs, todo):
     """
     if not todo:
         return
-    settings = work.settings
+    settings, floor = work.settings, direct.FLOOR
+    if settings["threshold"] < floor:
+        floor = settings["threshold"] - 5e-5  # files have four decimals, rounded
     network.share_cores(jobs)
     model = network.load_model(work.model_file, work.record)
     picker = direct.Picker(
@@ -365,7 +411,7 @@ def pick_each(work, jobs, todo):
         work.record["dataset"],
         settings["min_distance"],
         settings["border"],
-        min(direct.FLOOR, settings["threshold"]),
+        floor,
         settings["stride"],
         settings["invert"],
     )
@@ -374,12 +420,24 @@ def pick_each(work, jobs, todo):
             yield Picked(name, fault=fault)
             continue
         xy, scores = picker.find(prepared)
-        kept = (scores >= settings["threshold"]).nonzero()[0][: settings["max_picks"]]
+        kept = are_picks(scores, settings)
         rest = relion.rest(name)
         relion.write_coordinates(work.classbin.candidates_file(rest), xy, scores)
         # Last: where this file is, the micrograph is done.
         relion.write_coordinates(work.classbin.picks_file(rest), xy[kept], scores[kept])
-        yield Picked(name, len(kept), len(xy), note=note)
+        yield Picked(name, int(kept.sum()), len(xy), note=note)
+
+
+def are_picks(scores, settings):
+    """Return which candidates, best first, are picks: bool, (N,), of their scores (N,)."""
+    most = settings["max_picks"] or np.inf
+    return (scores >= settings["threshold"]) & (np.arange(len(scores)) < most)
+
+
+def cut(candidates, picks, settings):
+    """Copy a micrograph's picks out of the file of its candidates."""
+    block = relion.table(candidates, relion.X, "coordinate")
+    star.copy(block, picks, are_picks(block.numbers(relion.SCORE)[:, 0], settings), {})
 
 
 def prepare_each(project, picker, todo):
@@ -508,6 +566,9 @@ def extract(work, cutting, listed, counts, bad, options):
             except (ApbcError, OSError, MemoryError) as err:
                 skip(cli.explain(err, work.project / name), bad, total, options)
                 continue
+            if stack.exists():  # the lists that there are name other particles
+                for path in (classbin.picks_particles, classbin.new_particles):
+                    path.unlink(missing_ok=True)
             mrc.write(stack, particles, cutting.particle_apix(apix[name]))
         done.append((name, picks, stack))
     cutting.write_particles(classbin.picks_particles, work.project, listed.path, done)

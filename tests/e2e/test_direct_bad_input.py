@@ -421,7 +421,10 @@ def test_another_run_s_picks_are_not_mixed_with_others(taught, capsys):
     digests = (files.digest(taught / folder / "model.h5") for folder in ("ClassBin", "other"))
     (taught / "other/model.json").write_text(text.replace(*digests))
     for options, difference in (
-        (("--threshold", 0.123), r"threshold [\d.]+, this one has 0\.123"),
+        (
+            ("--threshold", 0.123),
+            r"threshold [\d.]+, this one has 0\.123",
+        ),
         (("--min-distance", 99), r"min_distance [\d.]+, this one has 99\.0"),
         (("--border", 0), r"border 192\.0, this one has 0\.0"),
         (("--stride", 8), "stride 4, this one has 8"),
@@ -432,9 +435,11 @@ def test_another_run_s_picks_are_not_mixed_with_others(taught, capsys):
         before = snapshot(taught.path)
         capsys.readouterr()
         assert taught.call("gen_picks", *PICK, *options) == 1
+        cut = options[0] in ("--threshold", "--max-picks")
+        can = "--recut cuts its picks anew, " if cut else ""
         assert re.fullmatch(
             rf"gen_picks\.py: error: .*/run_gen_picks\.json: an earlier run had {difference}; "
-            "-c clears what it wrote and starts anew, --o DIR writes elsewhere\n",
+            rf"{can}-c clears what it wrote and starts anew, --o DIR writes elsewhere\n",
             capsys.readouterr().err,
         )
         assert snapshot(taught.path) == before

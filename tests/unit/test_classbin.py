@@ -1,6 +1,8 @@
 """ClassBin: its paths, its records, and the one rule for running again."""
 
+import contextlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -108,9 +110,9 @@ class Script:
         self.record = folder / "bin" / "run_x.json"
         self.outputs = [folder / "bin" / name for name in ("sub/deep/one.txt", "two.txt")]
 
-    def run(self, options=OPTIONS, clear=False, outputs=None, **inputs):
+    def run(self, options=OPTIONS, clear=False, outputs=None, recut=None, **inputs):
         inputs = {"good": self.good, "bad": self.bad, **inputs}
-        return Run(self.record, self.folder, inputs, options, clear)
+        return Run(self.record, self.folder, inputs, options, clear, recut=recut)
 
     def write(self, finish=True, outputs=None, folders=(), fail=None, **kwargs):
         """Do what is missing; return the names of the files written."""
@@ -241,6 +243,47 @@ def test_clear_removes_what_is_in_the_record_and_nothing_else(script):
     mine = ["bin/mine.txt", "bin/other.txt", "bin/run_x.json", "bin/sub/mine.txt"]
     assert script.there() == ["bad.star", *mine, "good.star"]
     assert not (script.folder / "bin/sub/deep").exists()
+
+
+@pytest.mark.parametrize("way, left", [("clear", [False, False]), ("recut", [True, False])])
+def test_until_files_have_gone_the_record_is_of_the_run_that_wrote_them(
+    script, monkeypatch, way, left
+):
+    old, new = {**OPTIONS, "threshold": 0.2}, {**OPTIONS, "threshold": 0.3}
+    script.write(options=old)
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    for stop in (True, False):
+        run = script.run(new, **{way: True})
+        assert run.was["threshold"] == 0.2 and not run.finished(script.outputs)
+        with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+            if stop:
+                patch.setattr(Path, "unlink", stopped)
+            with run.writing(script.outputs, is_cut=lambda name: name == "two.txt"):
+                assert not stop
+                assert [path.exists() for path in script.outputs] == left
+        record = json.loads(script.record.read_text())
+        assert record["state"] == "unfinished" and record["options"]["threshold"] == (
+            0.2 if stop else 0.3
+        )
+
+
+@pytest.mark.parametrize("recut, more, what", [
+    (None, {}, "threshold 0.2, this one has 0.3; -c"),
+    (False, {}, "threshold 0.2, this one has 0.3; --recut cuts its picks anew, -c"),
+    (False, {"size": 48}, "size 64, this one has 48; threshold 0.2, this one has 0.3; -c"),
+    (True, {"size": 48}, "size 64, this one has 48; -c"),
+])  # fmt: skip
+def test_no_other_options_than_those_of_the_cut_may_differ(script, recut, more, what):
+    script.write(options={**OPTIONS, "threshold": 0.2})
+    with pytest.raises(ApbcError) as caught:
+        script.run({**OPTIONS, "threshold": 0.3, **more}, recut=recut)
+    assert str(caught.value) == (
+        f"{script.record}: an earlier run had {what} clears what it wrote and starts anew, "
+        "--o DIR writes elsewhere"
+    )
 
 
 def test_clear_waits_until_the_writing_begins(script):

@@ -1,8 +1,10 @@
 """requirements.txt, build.sh, conda, Dockerfile: that they agree, and that what they make works."""
 
 import fnmatch
+import hashlib
 import os
 import re
+import shlex
 import shutil
 import stat
 import subprocess
@@ -10,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import snapshot
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ["gen_data.py", "gen_model.py", "gen_grid.py", "gen_picks.py", "show_picks.py"]
@@ -265,6 +268,171 @@ def test_build_refuses_a_wrong_option(arguments, env, message, tmp_path):
     assert done.returncode == 1
     assert done.stderr.startswith(f"build.sh: error: {message}")
     assert not (checkout / ".venv").exists()
+
+
+# -- build.sh --check
+
+COMMANDS = "awk bash cat cut df dirname getconf grep mktemp rm sed sh sha256sum uname"
+TENSORFLOW = """
+from types import SimpleNamespace as Namespace
+__version__ = "2.21.0"
+config = Namespace(list_physical_devices=lambda kind: [])
+test = Namespace(is_built_with_cuda=lambda: False)
+"""
+
+
+@pytest.fixture
+def built(tmp_path):
+    """A checkout with an environment, of empty packages, and what else is on the PATH."""
+    checkout = copy_of_checkout(tmp_path / "a user's $HOME")
+    (checkout / "apbc_common").mkdir()
+    (checkout / "apbc_common/__init__.py").write_text('__version__ = "1.2.3"\n')
+    for script in SCRIPTS:
+        (checkout / script).write_text("import argparse\n")
+    target = checkout / ".venv"
+    base = getattr(sys, "_base_executable", sys.executable)
+    subprocess.run([base, "-m", "venv", "--without-pip", target], check=True)
+    for name, version in pins((ROOT / "requirements.txt").read_text()).items():
+        package(checkout, name.replace("tensorflow", "tensorflow_cpu"), version)
+    (site(checkout) / "tensorflow.py").write_text(TENSORFLOW)
+    run(
+        [BASH, checkout / "build.sh", "--launchers", target / "apbc-bin"],
+        tmp_path,
+        PATH=os.environ["PATH"],
+    )
+    text = (checkout / "requirements.txt").read_text().replace("\ntensorflow=", "\ntensorflow-cpu=")
+    text += (checkout / "build.sh").read_text()
+    origin = f"{sys.base_prefix} {sys.version.split()[0]}"
+    made_from = hashlib.sha256(f"{text}{target}\n{origin}\n".encode()).hexdigest()
+    (target / "apbc-stamp").write_text(f"cpu {made_from}\n")
+    for name in COMMANDS.split():
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).symlink_to(shutil.which(name))
+    executable(tmp_path / "bin/relion_refine", "#!/bin/sh\necho 'RELION version: 4.0.1 '\n")
+    return checkout
+
+
+def site(checkout):
+    (found,) = (checkout / ".venv/lib").glob("python3*/site-packages")
+    return found
+
+
+def package(checkout, name, version):
+    folder = site(checkout) / f"{name.replace('-', '_')}-{version}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+
+
+def checked(checkout):
+    """What --check says, as {subject: (word, text)}, and its exit code; nothing has changed."""
+    before = snapshot(checkout.parent)
+    env = {"PATH": str(checkout.parent / "bin"), "PYTHONPATH": str(ROOT / "tests/unit")}
+    done = run([BASH, checkout / "build.sh", "--check"], checkout.parent, **env)
+    assert done.stderr == "" and snapshot(checkout.parent) == before
+    lines = [line.split(maxsplit=2) for line in done.stdout.splitlines()]
+    return {subject: (word, text) for word, subject, text in lines}, done.returncode
+
+
+def test_check_says_what_is_there(built):
+    found, code = checked(built)
+    target, python = built / ".venv", sys.version.split()[0]
+    assert (code, list(found)) == (0, [
+        *("Autopick-BC", "environment", "packages", "TensorFlow", "GPU", "cryosparc-tools"),
+        *("launchers", "RELION", "machine", "disk"),
+    ])  # fmt: skip
+    assert found["cryosparc-tools"] == (
+        "note",
+        "not there; only gen_picks.py --cs needs it: "
+        f"{shlex.quote(str(target / 'bin/python'))} -m pip install cryosparc-tools",
+    )
+    assert re.fullmatch(
+        r"[1-9]\d* cores, [\d.]+ GB of memory, [\d.]+ of it free", found["machine"][1]
+    )
+    assert re.match(r"\d+\.\d GB free where the environment is; ", found["disk"][1])
+    sure = {
+        "Autopick-BC": f"1.2.3, {built}",
+        "environment": f"{target}, Python {python}",
+        "packages": f"all {len(pins((ROOT / 'requirements.txt').read_text()))} as "
+        "requirements.txt has them",
+        "TensorFlow": "2.21.0, for CPUs",
+        "GPU": "the driver has none, TensorFlow uses none",
+        "launchers": f"5 in {target}/apbc-bin, which run whatever PYTHONPATH is",
+        "RELION": f"4.0.1, {built.parent}/bin/relion_refine",
+    }
+    assert {subject: found[subject] for subject in sure} == {s: ("ok", t) for s, t in sure.items()}
+
+
+def packages(name):
+    return lambda built: shutil.rmtree(next(site(built).glob(f"{name}-*")))
+
+
+def other_version(built):
+    packages("keras")(built)
+    package(built, "keras", "3.0.0")
+
+
+def edit(path, old, new):
+    def change(built):
+        found = next(built.glob(path))
+        found.write_text(found.read_text().replace(old, new))
+
+    return change
+
+
+def gpu(built):
+    executable(
+        built.parent / "bin/nvidia-smi", "#!/bin/sh\necho 'GPU 0: NVIDIA H100 (UUID: GPU-1)'\n"
+    )
+
+
+def gpu_used(built):
+    gpu(built)
+    edit(MODULE, "[]", "[kind]")(built)
+
+
+def plain_launcher(built):
+    python, script = built / ".venv/bin/python", built / "gen_grid.py"
+    executable(built / ".venv/apbc-bin/gen_grid.py", f'#!/bin/sh\nexec "{python}" "{script}"\n')
+
+
+MODULE = ".venv/lib/*/site-packages/tensorflow.py"
+DIFFER = "1 of 11 are not what requirements.txt has: {} (3.15.1): {again}"
+
+
+@pytest.mark.parametrize("change, code, subject, word, text", [
+    (lambda built: shutil.rmtree(built / ".venv"), 1,
+     "environment", "MISSING", "no {target}: bash build.sh"),
+    (edit(".venv/bin/activate", "VIRTUAL_ENV=", "VIRTUAL_ENV=/elsewhere"), 1,
+     "environment", "MISSING",
+     "{target} is unfinished, moved or of a Python that has gone: bash build.sh"),
+    (lambda built: (built / ".venv/apbc-stamp").write_text("cpu unfinished\n"), 1,
+     "environment", "MISSING",
+     "{target} is unfinished, moved or of a Python that has gone: bash build.sh"),
+    (edit("build.sh", "set -euo", "set -eu -o"), 0, "environment", "note",
+     "{target}, Python {python}, not made by this build.sh: bash build.sh"),
+    (packages("keras"), 1, "packages", "MISSING", DIFFER.replace("{}", "keras missing")),
+    (other_version, 0, "packages", "note", DIFFER.replace("{}", "keras 3.0.0")),
+    (edit(MODULE, "from", "raise ImportError('libx:\\n not there')\nfrom"), 1,
+     "TensorFlow", "MISSING", "does not start (ImportError: libx: not there): {again}"),
+    (gpu, 0, "GPU", "note",
+     "the driver has 1 (NVIDIA H100), TensorFlow uses none: {again} --gpu"),
+    (gpu_used, 0, "GPU", "ok", "the driver has 1 (NVIDIA H100), TensorFlow uses 1"),
+    (lambda built: package(built, "cryosparc-tools", "5.0"), 0, "cryosparc-tools", "ok", "5.0"),
+    (lambda built: (built / ".venv/apbc-bin/gen_data.py").unlink(), 1,
+     "launchers", "MISSING", "gen_data.py in {target}/apbc-bin: bash build.sh"),
+    (plain_launcher, 1,
+     "launchers", "MISSING", "gen_grid.py in {target}/apbc-bin: bash build.sh"),
+    (lambda built: (built.parent / "bin/relion_refine").unlink(), 0,
+     "RELION", "note", "none on the PATH, which only its own jobs need"),
+])  # fmt: skip
+def test_check_says_what_is_wrong_and_what_to_do(built, change, code, subject, word, text):
+    change(built)
+    found, ended = checked(built)
+    target = built / ".venv"
+    quoted = str(target / "apbc-stamp").replace("'", "'\\''")
+    known = {"again": f"rm -f '{quoted}'; bash build.sh", "target": target,
+             "python": sys.version.split()[0]}  # fmt: skip
+    assert (found[subject], ended) == ((word, text.format(**known)), code)
 
 
 # -- conda
