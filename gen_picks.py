@@ -268,6 +268,8 @@ def main(argv=None) -> int:
         parser.error("the following arguments are required: -i/--imagestar")
     if args.recut and args.clear:
         parser.error("argument --recut: not with -c, which clears what it cuts from")
+    if args.recut and args.sample:
+        parser.error("argument --recut: not with --sample; it cuts all that was picked")
     if args.fdr is not None and args.threshold is not None:
         parser.error("argument --fdr: not with --threshold, which it chooses")
     names = ("threshold", "min_distance", "cores", *OF_MICROGRAPHS, *OF_PARTICLES)

@@ -6,6 +6,8 @@ import functools
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from . import (
     ApbcError,
     SomeSkipped,
@@ -152,7 +154,7 @@ def pick(project, classbin, star, model_file, record, options, clear):
     if run.finished(plan.outputs()) and (not plan.cutting or is_extracted(classbin)):
         print(f"finished before: nothing to do, {count} micrographs -> {classbin.picks_dir}")
         return plan.nodes()
-    if count < len(plan.picks):
+    if count < len(plan.picks) and not recut:
         spread = "over defocus" if plan.listed.defocus else "over the list, which has no defocus"
         print(f"{count} of {len(plan.picks)} micrographs, spread {spread}:", *plan.chosen)
     stacks = [classbin.picks_stack(relion.rest(name)) for name in plan.picks]
@@ -160,6 +162,11 @@ def pick(project, classbin, star, model_file, record, options, clear):
     with run.writing(outputs, keep=True, is_cut=classbin.is_cut):
         counts, bad, lines = carry_out(plan, options)
         run.finish(counts)
+    if recut and count < len(plan.picks):
+        lines.append(
+            f"{len(plan.picks) - count} micrographs are not picked yet; that line without --recut "
+            "picks them"
+        )
     print("\n".join([*lines, NEW_EXTRACT] if recut else lines))
     for path, option, asked in plan.others():
         if (
@@ -221,14 +228,17 @@ def make_plan(project, classbin, star, model_file, record, options):
         earlier = comparison.Earlier(project, before, listed, options["allow_missing"])
     if known := options["cs"]:
         exposures = exports.Exposures(known, project, listed, options["allow_missing"])
+    candidates = {name: classbin.candidates_file(relion.rest(name)) for name in listed.names}
     chosen = listed.spread(listed.names, options["sample"] or len(listed.names))
+    if options["recut"]:
+        chosen = [name for name in listed.names if candidates[name].exists()]
     boxed = chosen if options["box_files"] else []
     return Plan(
         Work(project, classbin, model_file, record, settings),
         listed,
         chosen,
         {name: classbin.picks_file(relion.rest(name)) for name in listed.names},
-        {name: classbin.candidates_file(relion.rest(name)) for name in listed.names},
+        candidates,
         extraction_of(star, model_file, record["dataset"], settings["invert"], options),
         earlier,
         exposures,

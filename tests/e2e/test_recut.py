@@ -146,13 +146,18 @@ def test_options_that_are_not_given_are_those_of_the_earlier_run(done, fresh, ca
     assert again["inputs"] == record["inputs"]
 
 
-def test_new_micrographs_and_those_without_candidates_are_scored(done, fresh):
+def test_new_micrographs_and_those_without_candidates_are_left_for_later(done, fresh, capsys):
     expected = picked(fresh(*HIGH))
     (done / done.micrographs).write_text(micrographs_star(NAMES[:2]))
     assert pick(done, "-c") == 0
     (done / done.micrographs).write_text(micrographs_star(NAMES))
     (done / candidates_of(NAMES[0])).unlink()
-    assert pick(done, *HIGH, "--recut") == 0
+    with asleep():
+        assert pick(done, *HIGH, "--recut") == 0
+    said = "2 micrographs are not picked yet; that line without --recut picks them\n"
+    assert said in capsys.readouterr().out
+    assert [(done / file_of(name)).exists() for name in NAMES] == [False, True, False]
+    assert pick(done, *HIGH) == 0
     found = picked(done)
     for made in (found, expected):
         made["run_gen_picks.json"][2].sort()  # files in the order in which they came
@@ -171,16 +176,6 @@ def test_picks_of_micrographs_that_are_no_longer_listed_go_too(done, fresh):
     for made in (found, expected):
         made["run_gen_picks.json"][2].sort()
     assert found == expected
-
-
-def test_a_sample_is_cut_and_the_others_when_asked_for(done, fresh):
-    with asleep():
-        assert pick(done, *HIGH, "--recut", "--sample", 2) == 0
-        assert len(list((done / PICKS / "Micrographs").rglob("*_autopick.star"))) == 2
-        assert pick(done, *HIGH, "--recut") == 0
-    assert contents(done / PICKS).keys() == contents(fresh(*HIGH) / PICKS).keys()
-    assert all((done / file_of(n)).read_bytes() == (fresh(*HIGH) / file_of(n)).read_bytes()
-               for n in NAMES)  # fmt: skip
 
 
 @pytest.mark.parametrize("earlier", [0.002, 0.01, 0.5])
@@ -226,6 +221,7 @@ def test_what_asks_for_scores_is_refused(done, capsys, option, difference):
 
 @pytest.mark.parametrize("options, code, message", [
     (("-c",), 2, "argument --recut: not with -c, which clears what it cuts from"),
+    (("--sample", 2), 2, "argument --recut: not with --sample; it cuts all that was picked"),
     (("--o", "Empty"), 1,
      "{p}/Empty: no picks of an earlier run, which --recut cuts anew; run without it first"),
     (("--o", "Grid"), 1,
