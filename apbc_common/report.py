@@ -156,9 +156,6 @@ def smaller_each(found) -> np.ndarray:
 def head(project, tally) -> dict:
     """Return what stands at the top, and how to apply and to teach what is found."""
     picks = [one.picks(tally.threshold) for one in tally.micrographs]
-    dataset = tally.taught["dataset"] if tally.taught else {}
-    lists = ("-g", dataset.get("good", "GOOD.star"), "-b", dataset.get("bad", "BAD.star"))
-    listed = ("-m", tally.record["growing"]["list"]["path"])
     return {
         "project": project.resolve().name,
         "total": {
@@ -171,7 +168,6 @@ def head(project, tally) -> dict:
         "written": tally.record["written"].replace("T", " ").partition("+")[0] + " UTC",
         "threshold": tally.threshold,
         "diameter": f"{tally.diameter:.0f}",
-        "teach": shlex.join(["--from-micrographs", *lists, *listed]),
         "version": __version__,
     }
 
