@@ -228,16 +228,16 @@ def score(model, pixels, windows, parts, batch):
 
     Of several members, one that was taught a window tells of it in 'training', the one that was
     not in 'validation', and each has a row of its own on the test windows. Those that no list holds
-    are 'derived'.
+    are 'corrected', which were chosen for being hard, or 'derived'.
     """
     import numpy as np
 
     from apbc_common import learning, network
 
     testing = windows.part == "test"
-    listed, derived = (
-        np.flatnonzero(testing & which) for which in (windows.listed, ~windows.listed)
-    )
+    kinds = {name: getattr(windows, name) for name in ("listed", "corrected", "derived")}
+    tested = {name: np.flatnonzero(testing & which) for name, which in kinds.items()}
+    listed = tested.pop("listed")
     models = network.split(model)
     held = [part["validation"] for part in parts]
     taught = held if len(parts) > 1 else [parts[0]["training"]]
@@ -246,8 +246,7 @@ def score(model, pixels, windows, parts, batch):
         "validation": list(zip(models, held, strict=True)),
         "testing": [(model, listed)],
     }
-    if len(derived):
-        work["derived"] = [(model, derived)]
+    work |= {name: [(model, rows)] for name, rows in tested.items() if len(rows)}
     if len(models) > 1:
         work |= {f"member {number}": [(one, listed)] for number, one in enumerate(models, 1)}
     scores = {}

@@ -149,7 +149,10 @@ def parse(result, argv):
         result.error(f"argument -p/--projpath: {args.projpath}: no such folder")
     for action in result._actions:
         value = getattr(args, action.dest, None)
-        if isinstance(value, ProjectFile):
+        if isinstance(value, list) and action.type is ProjectFile:
+            found = [_existing(result, action, args.projpath, one) for one in value]
+            setattr(args, action.dest, found)
+        elif isinstance(value, ProjectFile):
             setattr(args, action.dest, _existing(result, action, args.projpath, value))
         elif isinstance(value, ProjectFolder):
             if not value.strip():

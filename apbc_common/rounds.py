@@ -65,6 +65,7 @@ def learn(project, dataset, pixels, windows, parts, options, settings, classbin)
                     models[member],
                     1 / rounds,
                     settings,
+                    windows.weight,
                 )
                 _write(path, models[member], log)
             for name, values in log.items():

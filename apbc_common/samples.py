@@ -14,6 +14,7 @@ from .classbin import KINDS, PARTS
 
 VALIDATION_SHARE = 0.2  # of the windows of stacks that are not for testing
 KIND, ROW, PICTURE = "apbcKind", "apbcRow", "apbcPicture"  # columns beside RELION's
+CORRECTION = 8.0  # windows that a correction counts for: it was looked at
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Samples:
     micrograph : ndarray of str, shape (N,)
         The stack, where the list names none.
     row : ndarray of int, shape (N,)
-        In the list of its kind, from 0; -1 for the derived.
+        In the list of its kind, from 0; -1 for corrections and for the derived.
     part : ndarray of str, shape (N,)
         'train', 'validation' or 'test'.
     picture : ndarray of str, shape (N,), or None
@@ -56,8 +57,23 @@ class Samples:
 
     @property
     def listed(self) -> np.ndarray:
-        """Whether a list holds it: bool (N,)."""
-        return np.isin(self.kind, KINDS)
+        """Whether a list of particles holds it: bool (N,)."""
+        return self.row >= 0
+
+    @property
+    def derived(self) -> np.ndarray:
+        """Whether it was added: bool (N,)."""
+        return ~np.isin(self.kind, KINDS)
+
+    @property
+    def corrected(self) -> np.ndarray:
+        """Whether it is a correction: bool (N,)."""
+        return ~self.listed & ~self.derived
+
+    @property
+    def weight(self) -> np.ndarray:
+        """How much each counts in training: float64 (N,)."""
+        return np.where(self.corrected, CORRECTION, 1.0)
 
     def name(self, index, folder) -> str:
         """Return what people call a window: its picture below ``folder``, else its place."""
