@@ -69,6 +69,11 @@ class ClassBin:
         return self.folder / f"network_{number}_{member}.npz"
 
     @property
+    def continued(self) -> Path:
+        """Where a training keeps the model that it goes on from, and its record, until it ends."""
+        return self.folder / "model_before.h5"
+
+    @property
     def search_table(self) -> Path:
         """What each of the settings tried has brought."""
         return self.folder / "search.csv"
@@ -326,6 +331,8 @@ class Run:
         Whatever else decides the result; JSON values.
     clear : bool
         Whether to clear an earlier run, once `writing` begins.
+    follows : bool
+        Whether this one goes on from what an earlier run left, whatever that had.
 
     Raises
     ------
@@ -333,7 +340,7 @@ class Run:
         If the earlier run had other inputs or options, or its record is damaged.
     """
 
-    def __init__(self, record, project, inputs, options, clear=False, growing=None):
+    def __init__(self, record, project, inputs, options, clear=False, growing=None, follows=False):
         self.record = record
         self._start = time.time()
         growing = growing or {}
@@ -351,13 +358,18 @@ class Run:
         self._inputs = {os.path.realpath(path) for path in read if path is not None}
         self._clear = clear
         self._earlier = _read_record(record) if record.exists() else None
-        if self._earlier and not clear:
+        if self._earlier and not clear and not follows:
             difference = _difference(self._earlier, self._wanted)
             if difference:
                 raise ApbcError(
                     f"{record}: an earlier run had {difference}; "
                     "-c clears what it wrote and starts anew, --o DIR writes elsewhere"
                 )
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether an earlier run did not come to its end."""
+        return bool(self._earlier and self._earlier["state"] != "finished")
 
     def finished(self, outputs) -> bool:
         """Say whether the earlier run was this one, came to its end, and all of it is there."""
@@ -366,6 +378,7 @@ class Run:
             and not self._clear
             and self._earlier["state"] == "finished"
             and self._earlier.get("growing", {}) == self._wanted["growing"]
+            and not _difference(self._earlier, self._wanted)
             and all(map(os.path.exists, outputs))
         )
 

@@ -154,11 +154,12 @@ def _read(path, part, dataset):
     return kind, source, where, micrograph, row, parts, picture
 
 
-def divide(samples, count, seed) -> list[dict]:
+def divide(samples, count, seed, watched=None) -> list[dict]:
     """Split the windows that are not for testing, for each of ``count`` networks.
 
     One alone watches the micrographs that the lists name for validation, or, where they name none,
-    VALIDATION_SHARE of each kind. Several watch one part of the micrographs each.
+    VALIDATION_SHARE of each kind. Several watch one part of the micrographs each: those that each
+    has ``watched`` before, so that it was never taught them, where that is known.
 
     Returns
     -------
@@ -168,10 +169,17 @@ def divide(samples, count, seed) -> list[dict]:
     Raises
     ------
     ApbcError
-        As `folds`.
+        As `folds`, and if there is none of what one has watched.
     """
     taught = samples.part != "test"
-    if count > 1:
+    if count > 1 and watched:
+        held = [taught & np.isin(samples.micrograph, names) for names in watched]
+        if not all(part.any() for part in held):
+            raise ApbcError(
+                f"one of the model's {count} networks was taught all micrographs to learn from; "
+                "none is left to judge it by; train anew"
+            )
+    elif count > 1:
         fold = folds(samples, count, seed, f"--members {count}")
         held = [fold == number for number in range(count)]
     elif "validation" in samples.part:
