@@ -192,9 +192,12 @@ def go_on(project, data, model_file, out, options, clear):
         raise ApbcError(f"-c: it would clear {start}, which --continue goes on with")
     inputs = {"dataset": source.dataset, "model": None if replaced else start}
     run = Run(target.record("gen_model"), project, inputs, options, clear, follows=replaced)
-    _, outputs = outputs_of(target)
+    trained, outputs = outputs_of(target)
     if run.finished(outputs):
         print(f"finished before: nothing to do -> {target.model}")
+        return
+    if run.finished(trained):  # only what tells of the model is missing
+        test(project, data, target.model, out, options["batch"])
         return
     if replaced and run.unfinished and aside.exists():
         start = aside
@@ -315,9 +318,7 @@ def check_goes_on(path, record, dataset, members):
     """Raise ApbcError if a model can't go on with windows; warn if they flatter it."""
     taught = record["dataset"]
     check_same_windows(path, taught, dataset)
-    if [taught[name] for name in ("source", "contrast")] != [
-        dataset[name] for name in ("source", "contrast")
-    ]:
+    if any(taught[name] != dataset[name] for name in ("source", "contrast")):
         raise ApbcError(
             f"{path}: trained with windows of another source or contrast ({taught['source']}, "
             f"{taught['contrast']}; these: {dataset['source']}, {dataset['contrast']})"

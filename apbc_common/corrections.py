@@ -19,6 +19,9 @@ class Corrected(NamedTuple):
     good: np.ndarray
 
 
+NONE = Corrected(np.empty((0, 2)), np.empty(0, bool))
+
+
 def read(path, listed, allow_missing) -> dict[str, Corrected]:
     """Read a list of corrections: rlnMicrographName, rlnCoordinateX and Y, and apbcKind.
 
@@ -80,7 +83,7 @@ def settle(lists, listed, diameter) -> dict[str, Corrected]:
         for name, one in corrected.items():
             reach = RADIUS * diameter / listed.apix_of([name])[0]
             _check_agree(path, name, one, reach)
-            found[name] = _over(found[name], one, reach) if name in found else one
+            found[name] = _over(found.get(name, NONE), one, reach)
     return found
 
 

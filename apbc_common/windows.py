@@ -341,8 +341,8 @@ class Micrographs:
             for kind, (rows, xy) in self.places[name].items():
                 rows = np.where(rows < 0, rows, self.lists[kind].row[rows])
                 for i, (row, place) in enumerate(zip(rows.tolist(), xy.tolist(), strict=True), 1):
-                    label = row + 1 or i
-                    yield Window(name, tuple(place), flat[name], label, part, kind, name, row)
+                    at = tuple(place)
+                    yield Window(name, at, flat[name], row + 1 or i, part, kind, name, row)
             rng = np.random.default_rng([self.seed, number])
             drawn = {
                 "offcentre": self._beside(rng, name, "good", PER_GOOD["offcentre"], *OFFCENTRE),

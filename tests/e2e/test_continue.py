@@ -91,7 +91,11 @@ def test_a_model_goes_on_with_each_new_data_set(five, monkeypatch, capsys):
     assert not list((five / "ClassBin").glob("model_before*"))
     assert go_on(five) == 0
     assert capsys.readouterr().out.startswith("finished before: nothing to do -> ")
-    assert not seen
+    results = (five / "ClassBin/testing_results.txt").read_bytes()
+    (five / "ClassBin/testing_results.txt").unlink()
+    assert go_on(five) == 0
+    assert (five / "ClassBin/testing_results.txt").read_bytes() == results
+    assert record(five) == second and not seen
     correct(five, 120)
     assert go_on(five) == 0
     assert record(five)["continued_from"] == second["sha256"]

@@ -155,7 +155,8 @@ def test_windows_of_corrections_are_cut_where_they_are(five):
 def test_later_corrections_rule_over_earlier_ones(five):
     reach = RADIUS * DIAMETER / 4
     first = write(five, [(NEW, 100, 100, "good"), (NEW, 300, 300, "bad")], "first.star")
-    rows = [(NEW, 100 + 0.9 * reach, 100, "bad"), (NEW, 300, 300 + 1.1 * reach, "good")]
+    rows = [(NEW, 100, 100.5, "bad"), (NEW, 100 + 0.9 * reach, 100, "bad")]  # one place, twice
+    rows += [(NEW, 300, 300 + 1.1 * reach, "good")]
     second = write(five, rows, "second.star")
     options = ("--no-png", "--corrections", first, "--corrections", second)
     assert cut(five, *options) == 0
