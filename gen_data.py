@@ -79,6 +79,15 @@ def build_parser():
         help="cut the windows from the micrographs, and add negatives: for direct picking",
     )
     parser.add_argument(
+        "--corrections",
+        type=cli.ProjectFile,
+        action="append",
+        default=[],
+        metavar="STAR",
+        help="with --from-micrographs: places that the report says are good or bad, over what the "
+        "lists say; may be given again, then later ones rule",
+    )
+    parser.add_argument(
         "--window",
         type=cli.positive,
         metavar="A",
@@ -116,49 +125,60 @@ def window_size(text) -> int:
     )
 
 
-def generate(project, starred, micrographs_star, options, out, clear):
+def generate(project, starred, micrographs_star, fixes, options, out, clear):
     """Check the lists, then write the windows that are missing.
 
-    ``starred``: the lists that were given, 'good', 'bad' and 'all', or None.
+    ``starred``: the lists that were given, 'good', 'bad' and 'all', or None; ``fixes``: those of
+    corrections.
     """
-    from apbc_common import files, relion, samples, windows
+    from apbc_common import corrections, files, relion, samples, windows
 
     classbin = ClassBin(project, out)
     model = ranker_s_model(starred["all"]) if options["min_score"] is not None else None
     run = Run(
         classbin.record("gen_data"),
         project,
-        {**starred, "ranker": model, "micrographs": micrographs_star},
+        {
+            **starred,
+            "ranker": model,
+            "micrographs": micrographs_star,
+            **{f"corrections {number}": path for number, path in enumerate(fixes, 1)},
+        },
         options,
         clear,
     )
     lists, listed = read_lists(project, starred, model, micrographs_star, options)
     check_lists(lists)
+    corrected = [(path, corrections.read(path, listed, options["allow_missing"])) for path in fixes]
     box = describe(lists)
     source = window_source(project, lists, listed, box, options)
     sign = check_contrast(project, lists, micrographs_star, options["from_micrographs"])
     if options["from_micrographs"]:
         centre(source)
-    work, counts, derived = plan(source)
+    diameter, how = measure(source, options)
+    if fixes:
+        correct(source, corrections.settle(corrected, listed, diameter), diameter)
+    work, counts, added = plan(source)
     picture = None if options["no_png"] else picture_of
     outputs = [*map(classbin.samples, PARTS), classbin.dataset]
     if picture:
         outputs += [classbin.folder / picture(one) for found in work.values() for one in found]
     if run.finished(outputs):
-        print(f"finished before: nothing to do. {summary(classbin, counts, derived)}")
+        print(f"finished before: nothing to do. {summary(classbin, counts, added)}")
         return
-    how = relion.extract_norm(project, lists["good"].stacks[0], box.box)
+    norm = relion.extract_norm(project, lists["good"].stacks[0], box.box)
     record = {
-        **scale_record(source, box, options),
+        **scale_record(source, box, options, diameter, how),
         "contrast": 1 if options["from_micrographs"] else sign,
-        "extraction": {**how, "invert": sign == -1 if sign else None},
+        "extraction": {**norm, "invert": sign == -1 if sign else None},
         **source.record(),
         "sha256": {kind: files.digest(one.block.path) for kind, one in lists.items()},
         **{kind: os.path.relpath(one.block.path, project) for kind, one in lists.items()},
         "test_share": windows.TEST_SHARE,
         "seed": options["seed"],
         "counts": counts,
-        "derived": derived,
+        **added,
+        "corrections": {os.path.relpath(path, project): files.digest(path) for path in fixes},
         "files": {name: samples.stamp(project / name) for name in work} if not picture else {},
     }
     folders = [classbin.windows(part, kind) for part in PARTS for kind in KINDS]
@@ -171,7 +191,7 @@ def generate(project, starred, micrographs_star, options, out, clear):
             samples.write(classbin.samples(part), found, stacked, picture)
         write_json(classbin.dataset, record)
         run.finish(counts)
-    print(summary(classbin, counts, derived))
+    print(summary(classbin, counts, added))
 
 
 def read_lists(project, starred, model, micrographs_star, options):
@@ -306,20 +326,52 @@ def centre(source):
     )
 
 
-def scale_record(source, optics, options):
-    """Measure the diameter where it is not given, set the windows' width; return both and more.
+def measure(source, options):
+    """Return the particle's diameter in A, and how it is known."""
+    from apbc_common import images
+
+    if options["diameter"]:
+        return options["diameter"], "as given"
+    return images.diameter(source.average()) * source.geometry.apix, "measured"
+
+
+def correct(source, corrected, diameter):
+    """Put corrections in the place of what the lists have there, and say so.
+
+    Raises
+    ------
+    ApbcError
+        If all of them lie outside their micrographs.
+    """
+    from apbc_common import labels
+
+    outside, ruled = source.correct(corrected, labels.RADIUS * diameter)
+    count = dict.fromkeys((*KINDS, "train", "validation", "test"), 0)
+    for name, kinds in source.places.items():
+        for kind, (rows, _) in kinds.items():
+            for which in (kind, source.parts[name]):
+                count[which] += int((rows < 0).sum())
+    lost = f"{outside} corrections lie outside their micrographs"
+    if not count["good"] + count["bad"]:
+        raise ApbcError(f"--corrections: all {lost}; coordinates are pixels of the micrographs")
+    if outside:
+        cli.warn(f"{lost}; left out")
+    print(
+        f"corrections: {count['good']} good, {count['bad']} bad, in place of {ruled} listed "
+        f"particles; {count['train']} teach, {count['validation']} lie on micrographs of the "
+        f"validation, {count['test']} on those of the test"
+    )
+
+
+def scale_record(source, optics, options, diameter, how):
+    """Set the windows' width; return it, the diameter and more.
 
     Raises
     ------
     ApbcError
         If the windows cover less than half the diameter, or would enlarge the micrographs.
     """
-    from apbc_common import images
-
-    box, diameter, window = source.geometry.box, options["diameter"], options["window"]
-    how = "as given"
-    if diameter is None:
-        diameter, how = images.diameter(source.average()) * source.geometry.apix, "measured"
+    box, window = source.geometry.box, options["window"]
     least = source.coarsest * options["size"]  # else the micrographs would be enlarged
     if window is None:
         window = max(min(DIAMETERS * diameter, box), least) if options["from_micrographs"] else box
@@ -366,22 +418,26 @@ def plan(source):
     -------
     work : dict of str to list of windows.Window
         Of each stack or micrograph.
-    counts, derived : dict
-        Windows by part and kind; of the bad, those derived by part.
+    counts : dict
+        Windows by part and kind.
+    added : dict of str to dict
+        By part, those 'derived' and those 'corrected'.
     """
     work = {}
     counts = {part: dict.fromkeys(KINDS, 0) for part in PARTS}
-    derived = dict.fromkeys(PARTS, 0)
+    added = {name: dict.fromkeys(PARTS, 0) for name in ("derived", "corrected")}
     for window in source.windows():
         work.setdefault(window.source, []).append(window)
         counts[window.part][window.kind] += 1
-        derived[window.part] += bool(window.derived)
-    return work, counts, derived
+        for name, found in added.items():
+            found[window.part] += bool(getattr(window, name))
+    return work, counts, added
 
 
 def picture_of(one):
     """Return the path below ClassBin of a window's picture."""
-    return ClassBin.picture_name(one.part, one.kind, one.stem, one.number, one.derived)
+    how = one.derived or ("corrected" if one.corrected else "")
+    return ClassBin.picture_name(one.part, one.kind, one.stem, one.number, how)
 
 
 def check_lists(lists):
@@ -488,11 +544,18 @@ def check_contrast(project, lists, micrographs_star, from_micrographs):
     return signs.pop() if signs else None
 
 
-def summary(classbin, counts, derived):
+def summary(classbin, counts, added):
     """Return the last line: what came out, and where."""
+
+    def some(part):
+        derived, corrected = (added[name][part] for name in ("derived", "corrected"))
+        return (f", {derived} of them derived" if derived else "") + (
+            f"; {corrected} of them corrections" if corrected else ""
+        )
+
     parts = ", ".join(
         f"{sum(counts[part].values())} {part} windows ({counts[part]['good']} good, "
-        f"{counts[part]['bad']} bad{f', {derived[part]} of them derived' if derived[part] else ''})"
+        f"{counts[part]['bad']} bad{some(part)})"
         for part in PARTS
     )
     return f"{parts}, 0 skipped -> {classbin.folder}"
@@ -512,12 +575,15 @@ def main(argv=None) -> int:
     least = args.max_score if args.max_score is not None else args.min_score
     if least is not None and not (ranked and least <= args.min_score):
         parser.error("argument --max-score: with --all and a --min-score that is not below it")
+    if args.corrections and not args.from_micrographs:
+        parser.error("argument --corrections: with --from-micrographs, where places can be cut")
     return cli.run(
         parser.prog,
         generate,
         args.projpath,
         {"good": args.stargood, "bad": args.starbad, "all": args.all},
         args.micrographs,
+        args.corrections,
         {
             "from_micrographs": args.from_micrographs,
             "allow_missing": args.allow_missing,

@@ -53,7 +53,14 @@ def build_parser():
         "--model",
         type=cli.ProjectFile,
         metavar="FILE",
-        help="with -s: the model to test (default: ClassBin/model.h5)",
+        help="with -s and --continue: the model (default: ClassBin/model.h5)",
+    )
+    parser.add_argument(
+        "--continue",
+        dest="go_on",
+        action="store_true",
+        help="go on with the model that is there, on the windows as they are now, corrected, "
+        "for a fifth of the epochs, at a lower rate",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
@@ -117,7 +124,7 @@ def whole(low, high):
 
 def generate(project, data, out, settings_file, options, clear):
     """Train, test and write everything."""
-    from apbc_common import learning, network, rounds, samples, search, suspects
+    from apbc_common import learning, rounds, samples, search, suspects
 
     source, target = ClassBin(project, data), ClassBin(project, out)
     dataset = read_dataset_record(source.dataset)
@@ -130,8 +137,7 @@ def generate(project, data, out, settings_file, options, clear):
     windows = samples.read(source, dataset)
     inputs = {"dataset": source.dataset, "settings": settings_file}
     run = Run(target.record("gen_model"), project, inputs, options, clear)
-    trained = [target.model, model_record(target.model), target.training_log]
-    outputs = [*trained, target.testing_results, target.training_picture]
+    trained, outputs = outputs_of(target)
     if run.finished(outputs):
         print(f"finished before: nothing to do -> {target.model}")
         return
@@ -155,19 +161,103 @@ def generate(project, data, out, settings_file, options, clear):
         models, logs, windows, revised = rounds.learn(
             project, dataset, pixels, windows, parts, options, settings, target
         )
-        said += revised
-        model = network.all_ways(*models)
-        scores = score(model, pixels, windows, parts, options["batch"])
-        model, decided, doubts = decide(project, model, dataset, windows, parts, scores)
-        scores |= judge(project, model, dataset, windows)
-        write_model(target, model, dataset, decided, options | {"settings": asdict(settings)})
-        write_json(target.training_log, logs)
-        write_results(project, source, target, windows, scores, logs, decided)
-        if options["members"] > 1:
-            said += suspects.report(project, target, dataset, windows, *doubts)
+        about = {"options": options | {"settings": asdict(settings)}}
+        place, taught = (project, source, target), (dataset, pixels, windows, parts)
+        scores, decided, suspected = conclude(place, taught, models, logs, about)
         for path in networks:
             path.unlink()
-        run.finish({part: len(one["label"]) for part, one in scores.items()})
+        run.finish(counts(scores))
+    report(target, windows, logs, scores, decided, [*said, *revised, *suspected])
+
+
+def outputs_of(target):
+    """Return the files of a training: those that it makes first, and all."""
+    trained = [target.model, model_record(target.model), target.training_log]
+    return trained, [*trained, target.testing_results, target.training_picture]
+
+
+def go_on(project, data, model_file, out, options, clear):
+    """Go on with a model, on the data set as it is now, and write everything anew.
+
+    A model that is replaced lies aside until all is there: a run that was killed starts from it.
+    """
+    from apbc_common import files, learning, network, rounds, samples, suspects
+
+    source, target = ClassBin(project, data), ClassBin(project, out)
+    dataset = read_dataset_record(source.dataset)
+    start, aside = model_file or target.model, target.continued
+    network.check_file(start)
+    replaced = target.model.exists() and target.model.samefile(start)
+    if replaced and clear:
+        raise ApbcError(f"-c: it would clear {start}, which --continue goes on with")
+    inputs = {"dataset": source.dataset, "model": None if replaced else start}
+    run = Run(target.record("gen_model"), project, inputs, options, clear, follows=replaced)
+    trained, outputs = outputs_of(target)
+    if run.finished(outputs):
+        print(f"finished before: nothing to do -> {target.model}")
+        return
+    if run.finished(trained):  # only what tells of the model is missing
+        test(project, data, target.model, out, options["batch"])
+        return
+    if replaced and run.unfinished and aside.exists():
+        start = aside
+    record = read_model_record(start)
+    windows = samples.read(source, dataset)
+    network.keras().utils.set_random_seed(options["seed"])  # of the dropout that is read
+    models = network.single(network.load_model(start, record))
+    check_goes_on(start, record, dataset, len(models))
+    known = {"members": len(models), "seed": record["options"]["seed"]}
+    parts = samples.divide(windows, *known.values(), record.get("watched"))
+    check_micrographs(project, dataset, windows, parts)
+    if len(models) > 1:
+        suspects.check(project, dataset)
+    settings = learning.Settings(**record["options"].get("settings", {}))
+    pixels = samples.pixels(project, source.folder, dataset, windows)
+    kept = [aside, model_record(aside)]
+    with run.writing([*outputs, target.suspects, target.particles("rescued"), *kept]):
+        if replaced and start != aside:
+            files.copy(model_record(start), model_record(aside))
+            files.copy(start, aside)
+        models, logs = rounds.go_on(pixels, windows, parts, models, options, settings)
+        about = {"options": options | known | {"settings": asdict(settings)}}
+        about["continued_from"] = record["sha256"]
+        place, taught = (project, source, target), (dataset, pixels, windows, parts)
+        scores, decided, said = conclude(place, taught, models, logs, about)
+        for path in kept:
+            path.unlink(missing_ok=True)
+        run.finish(counts(scores))
+    report(target, windows, logs, scores, decided, said)
+
+
+def conclude(place, taught, models, logs, about):
+    """Write the model, its record with more ``about`` it, and the results.
+
+    Returns the scores of each part, what was decided, and lines on the suspects.
+    """
+    from apbc_common import network, suspects
+
+    (project, source, target), (dataset, pixels, windows, parts) = place, taught
+    model = network.all_ways(*models)
+    scores = score(model, pixels, windows, parts, about["options"]["batch"])
+    model, decided, doubts = decide(project, model, dataset, windows, parts, scores)
+    scores |= judge(project, model, dataset, windows)
+    if len(models) > 1:
+        about["watched"] = [sorted({*windows.micrograph[part["validation"]]}) for part in parts]
+    write_model(target, model, dataset, decided, about)
+    write_json(target.training_log, logs)
+    write_results(project, source, target, windows, scores, logs, decided)
+    if len(models) == 1:
+        return scores, decided, []
+    return scores, decided, suspects.report(project, target, dataset, windows, *doubts)
+
+
+def counts(scores):
+    """Return how many windows, or peaks, each part has."""
+    return {part: len(one["label"]) for part, one in scores.items()}
+
+
+def report(target, windows, logs, scores, decided, said):
+    """Print how training went, and what came out."""
     for log in logs:
         last = {name: values[-1] for name, values in log.items()}
         print(f"{len(log['loss'])} epochs; loss {last['loss']:.3f}, val {last['val_loss']:.3f}")
@@ -193,7 +283,8 @@ def test(project, data, model_file, out, batch):
     logs = read_logs(Path(path).with_name(target.training_log.name))
     whole = network.load_model(path, record)
     model = network.uncalibrated(whole)
-    parts = samples.divide(windows, len(network.split(model)), record["options"]["seed"])
+    watched = record.get("watched") if record["dataset"] == dataset else None
+    parts = samples.divide(windows, len(network.split(model)), record["options"]["seed"], watched)
     pixels = samples.pixels(project, source.folder, dataset, windows)
     scores = score(model, pixels, windows, parts, batch) | judge(project, whole, dataset, windows)
     write_results(project, source, target, windows, scores, logs, record)
@@ -223,21 +314,44 @@ def check_same_windows(path, taught, dataset):
         )
 
 
+def check_goes_on(path, record, dataset, members):
+    """Raise ApbcError if a model can't go on with windows; warn if they flatter it."""
+    taught = record["dataset"]
+    check_same_windows(path, taught, dataset)
+    if any(taught[name] != dataset[name] for name in ("source", "contrast")):
+        raise ApbcError(
+            f"{path}: trained with windows of another source or contrast ({taught['source']}, "
+            f"{taught['contrast']}; these: {dataset['source']}, {dataset['contrast']})"
+        )
+    if members > 1 and "watched" not in record:
+        raise ApbcError(
+            f"{path}: its record does not say which micrographs each of its {members} networks was "
+            "taught; train anew"
+        )
+    judges = {"test"} if members > 1 else {"test", "validation"}
+    was = {name: one["part"] for name, one in taught.get("micrographs", {}).items()}
+    now = {name: one["part"] for name, one in dataset.get("micrographs", {}).items()}
+    seen = [n for n in now if now[n] in judges and was.get(n, now[n]) not in judges]
+    lists = ("sha256", "seed")
+    if seen or (not now and any(taught.get(name) != dataset.get(name) for name in lists)):
+        cli.warn(f"{path}: trained with another split of the data; it may have seen what tests it")
+
+
 def score(model, pixels, windows, parts, batch):
     """Score the windows: {part: {'index', 'label', 'probability'}}.
 
     Of several members, one that was taught a window tells of it in 'training', the one that was
     not in 'validation', and each has a row of its own on the test windows. Those that no list holds
-    are 'derived'.
+    are 'corrected', which were chosen for being hard, or 'derived'.
     """
     import numpy as np
 
     from apbc_common import learning, network
 
     testing = windows.part == "test"
-    listed, derived = (
-        np.flatnonzero(testing & which) for which in (windows.listed, ~windows.listed)
-    )
+    kinds = {name: getattr(windows, name) for name in ("listed", "corrected", "derived")}
+    tested = {name: np.flatnonzero(testing & which) for name, which in kinds.items()}
+    listed = tested.pop("listed")
     models = network.split(model)
     held = [part["validation"] for part in parts]
     taught = held if len(parts) > 1 else [parts[0]["training"]]
@@ -246,8 +360,7 @@ def score(model, pixels, windows, parts, batch):
         "validation": list(zip(models, held, strict=True)),
         "testing": [(model, listed)],
     }
-    if len(derived):
-        work["derived"] = [(model, derived)]
+    work |= {name: [(model, rows)] for name, rows in tested.items() if len(rows)}
     if len(models) > 1:
         work |= {f"member {number}": [(one, listed)] for number, one in enumerate(models, 1)}
     scores = {}
@@ -364,27 +477,27 @@ def print_decision(decided):
         print(f"expected false, picks a micrograph: {', '.join(said) or 'unknown'}")
 
 
-def write_model(target, model, dataset, decided, options):
-    """Write model.h5 and the record that the next scripts read."""
+def write_model(target, model, dataset, decided, about):
+    """Write model.h5 and the record that the next scripts read, with more ``about`` it."""
     import tensorflow as tf
 
     from apbc_common import files, network
 
-    with files.atomic(target.model) as part:
+    with files.atomic(target.model) as part:  # a full disk leaves both as they were
         network.save_model(model, part)
-    record = {
-        "dataset": dataset,
-        "options": options,
-        "layers": network.recipe(model),
-        **decided,
-        "versions": {
-            "apbc": __version__,
-            "tensorflow": tf.__version__,
-            "keras": network.keras().__version__,
-        },
-        "sha256": files.digest(target.model),
-    }
-    write_json(model_record(target.model), record)
+        record = {
+            "dataset": dataset,
+            **about,
+            "layers": network.recipe(model),
+            **decided,
+            "versions": {
+                "apbc": __version__,
+                "tensorflow": tf.__version__,
+                "keras": network.keras().__version__,
+            },
+            "sha256": files.digest(part),
+        }
+        write_json(model_record(target.model), record)
 
 
 def read_logs(path):
@@ -424,8 +537,10 @@ def main(argv=None) -> int:
     """Run the command line; return the exit code."""
     parser = build_parser()
     args = cli.parse(parser, argv)
-    if args.model and not args.skiptraining:
-        parser.error("argument --model: only with -s, which tests a model")
+    if args.model and not (args.skiptraining or args.go_on):
+        parser.error("argument --model: only with -s or --continue")
+    if args.skiptraining and args.go_on:
+        parser.error("argument --continue: not with -s, which trains nothing")
     if args.skiptraining:
         return cli.run(
             parser.prog,
@@ -438,7 +553,15 @@ def main(argv=None) -> int:
             job=args.job,
         )
     names = "epochs", "batch", "members", "rounds", "search", "seed"
-    options = {name: getattr(args, name) for name in names}
+    options = {name: getattr(args, name) for name in names} | {"continue": args.go_on}
+    if args.go_on:
+        if args.search or args.settings or args.members > 1 or args.rounds > 1:
+            parser.error(
+                "argument --continue: not with --search, --settings, --members or --rounds: the "
+                "model has its own"
+            )
+        where = args.projpath, args.data, args.model, args.out
+        return cli.run(parser.prog, go_on, *where, options, args.clear, job=args.job)
     return cli.run(
         parser.prog,
         generate,

@@ -72,6 +72,11 @@ class ClassBin:
         return self.folder / f"network_{number}_{member}.npz"
 
     @property
+    def continued(self) -> Path:
+        """Where a training keeps the model that it goes on from, and its record, until it ends."""
+        return self.folder / "model_before.h5"
+
+    @property
     def search_table(self) -> Path:
         """What each of the settings tried has brought."""
         return self.folder / "search.csv"
@@ -356,6 +361,8 @@ class Run:
     recut : bool, optional
         Of a script that can do so: whether to cut anew what is there, if no more than the options
         of CUT differ.
+    follows : bool
+        Whether this one goes on from what an earlier run left, whatever that had.
 
     Attributes
     ----------
@@ -368,7 +375,17 @@ class Run:
         If the earlier run had other inputs or options, or its record is damaged.
     """
 
-    def __init__(self, record, project, inputs, options, clear=False, growing=None, recut=None):
+    def __init__(
+        self,
+        record,
+        project,
+        inputs,
+        options,
+        clear=False,
+        growing=None,
+        recut=None,
+        follows=False,
+    ):
         self.record = record
         self._start = time.time()
         growing = growing or {}
@@ -388,7 +405,7 @@ class Run:
         self._earlier = _read_record(record) if record.exists() else None
         self.was = self._earlier["options"] if self._earlier else {}
         self._cut_anew = False
-        if self._earlier and not clear:
+        if self._earlier and not clear and not follows:
             difference = _difference(self._earlier, self._wanted)
             beyond = _difference(self._earlier, self._wanted, CUT)
             if difference and (beyond or not recut):
@@ -399,14 +416,19 @@ class Run:
                 )
             self._cut_anew = bool(difference)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether an earlier run did not come to its end."""
+        return bool(self._earlier and self._earlier["state"] != "finished")
+
     def finished(self, outputs) -> bool:
         """Say whether the earlier run was this one, came to its end, and all of it is there."""
         return bool(
             self._earlier
             and not self._clear
-            and not self._cut_anew
             and self._earlier["state"] == "finished"
             and self._earlier.get("growing", {}) == self._wanted["growing"]
+            and not _difference(self._earlier, self._wanted)
             and all(map(os.path.exists, outputs))
         )
 

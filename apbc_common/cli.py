@@ -149,11 +149,11 @@ def parse(result, argv):
         result.error(f"argument -p/--projpath: {args.projpath}: no such folder")
     for action in result._actions:
         value = getattr(args, action.dest, None)
-        if isinstance(value, ProjectFile):
-            setattr(args, action.dest, _existing(result, action, args.projpath, value))
-        elif isinstance(value, list):  # of an option that may be given again and again
+        if isinstance(value, list) and action.type is ProjectFile:  # given again and again
             found = [_existing(result, action, args.projpath, one) for one in value]
             setattr(args, action.dest, found)
+        elif isinstance(value, ProjectFile):
+            setattr(args, action.dest, _existing(result, action, args.projpath, value))
         elif isinstance(value, ProjectFolder):
             if not value.strip():
                 result.error(f"argument {'/'.join(action.option_strings)}: no folder is named")

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import shutil
 from pathlib import Path
 
 
@@ -42,6 +43,12 @@ def atomic(path):
             for folder in made:
                 folder.rmdir()
         raise
+
+
+def copy(source, target):
+    """Copy a file, whole or not at all."""
+    with atomic(target) as part:
+        shutil.copyfile(source, part)
 
 
 def write_text(path, text):

@@ -50,6 +50,7 @@ def train(
     model=None,
     share=1.0,
     settings=Settings(),
+    weight=None,
 ):
     """Train a network, or go on with it.
 
@@ -73,6 +74,8 @@ def train(
     share : float
         Of the epochs, to do now.
     settings : Settings
+    weight : ndarray of float, shape (N,), optional
+        How much each window counts among those of its kind (default: all alike).
 
     Returns
     -------
@@ -92,12 +95,11 @@ def train(
         0.0, max(1, steps - warm), warmup_target=settings.rate, warmup_steps=warm
     )
     model.compile(optimizer.muon(rate), "binary_crossentropy", metrics=["accuracy"])
-    counts = np.bincount(label[training], minlength=2)
+    weight = balanced(label, np.ones(len(label)) if weight is None else weight, training)
     history = model.fit(
-        training_windows(pixels, label, training, batch, seed, settings.jitter),
+        training_windows(pixels, label, training, batch, seed, settings.jitter, weight),
         validation_data=windows(pixels, label, validation, batch).prefetch(1),
         epochs=epochs,
-        class_weight={kind: len(training) / (2 * count) for kind, count in enumerate(counts)},
         callbacks=[_lines(keras, epochs, note)],
         shuffle=False,
         verbose=0,
@@ -116,10 +118,17 @@ def usual_epochs(count, batch) -> int:
     return max(shown, -(-LEAST // -(-count // batch)))
 
 
-def windows(pixels, label, index, batch, seed=None):
+def balanced(label, weight, training):
+    """Return weights, float32 (N,), of which both labels have half; those to train with mean 1."""
+    counts = np.bincount(label[training], weight[training], minlength=2)
+    return (weight * len(training) / (2 * np.maximum(counts, 1)[label])).astype(np.float32)
+
+
+def windows(pixels, label, index, batch, seed=None, *columns):
     """Return a tf.data set of batches: windows (n, size, size, 1) uint8, labels (n, 1) float32.
 
-    In the order of ``index``, or with a seed in another one each epoch.
+    In the order of ``index``, or with a seed in another one each epoch; then entries of other
+    ``columns``, (n,).
     """
     import tensorflow as tf
 
@@ -129,20 +138,21 @@ def windows(pixels, label, index, batch, seed=None):
         found = tf.numpy_function(lambda at: np.asarray(pixels[at])[..., None], [rows], tf.uint8)
         return tf.ensure_shape(found, (None, size, size, 1))
 
-    rows = tf.data.Dataset.from_tensor_slices((index, label[index, None].astype("float32")))
+    also = [column[index] for column in columns]
+    rows = tf.data.Dataset.from_tensor_slices((index, label[index, None].astype("float32"), *also))
     if seed is not None:
         rows = rows.shuffle(len(index), seed=seed)
-    return rows.batch(batch).map(lambda at, labels: (gather(at), labels))
+    return rows.batch(batch).map(lambda at, *others: (gather(at), *others))
 
 
-def training_windows(pixels, label, index, batch, seed, jitter=0.0):
+def training_windows(pixels, label, index, batch, seed, jitter=0.0, *columns):
     """Return the tf.data set of training: shuffled anew each epoch, turned, flipped and so on."""
     import tensorflow as tf
 
     generator = tf.random.Generator.from_seed(seed)
     return (
-        windows(pixels, label, index, batch, seed)
-        .map(lambda found, labels: (augment(found, generator, jitter), labels))
+        windows(pixels, label, index, batch, seed, *columns)
+        .map(lambda found, *others: (augment(found, generator, jitter), *others))
         .prefetch(tf.data.AUTOTUNE)
     )
 

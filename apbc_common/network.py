@@ -144,6 +144,15 @@ def split(model):
     return [_average(nets[start : start + TURNS]) for start in range(0, len(nets), TURNS)]
 
 
+def single(model):
+    """Return the networks that `all_ways` made a model of, to be trained on: as `build_model`."""
+    k = keras()
+    nets = _members(model)[::TURNS]
+    return [
+        k.Model(n.input, k.layers.Activation("sigmoid", name="probability")(n.output)) for n in nets
+    ]
+
+
 def _average(nets):
     k = keras()
     windows = k.Input(nets[0].input_shape[1:], name="windows")
@@ -173,7 +182,7 @@ def check_model(path, record):
     ApbcError
         If it is missing, no HDF5 file, of Keras 2, or another one than the record's.
     """
-    _check_file(Path(path))
+    check_file(Path(path))
     if files.digest(path) != record["sha256"]:
         raise _another(path, record)
 
@@ -187,7 +196,7 @@ def load_model(path, record):
         As `check_model`, and if it is damaged.
     """
     path = Path(path)
-    _check_file(path)
+    check_file(path)
     k = keras()
     try:
         model = k.models.load_model(path, compile=False)
@@ -212,7 +221,8 @@ def _another(path, record):
     )
 
 
-def _check_file(path):
+def check_file(path):
+    """Raise ApbcError if there is no model of Keras 3 at a path."""
     import h5py
 
     if not path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from . import files, labels, learning, network, samples
 from . import survey as surveys
 
 SEEDS = 1000  # between those of two members
+GO_ON = 0.2, 0.3  # of the usual epochs, and of their rate, with a network that has learnt before
 
 
 def learn(project, dataset, pixels, windows, parts, options, settings, classbin):
@@ -65,6 +67,7 @@ def learn(project, dataset, pixels, windows, parts, options, settings, classbin)
                     models[member],
                     1 / rounds,
                     settings,
+                    windows.weight,
                 )
                 _write(path, models[member], log)
             for name, values in log.items():
@@ -80,6 +83,42 @@ def learn(project, dataset, pixels, windows, parts, options, settings, classbin)
             samples.recut(project, dataset, windows, np.flatnonzero(revision.moved), pixels)
             said.append(f"after round {number}: {revision.said}")
     return models, logs, windows, said
+
+
+def go_on(pixels, windows, parts, models, options, settings):
+    """Train networks on, for GO_ON of the usual epochs and of their rate, all in one round.
+
+    Parameters
+    ----------
+    pixels, windows, parts, options, settings
+        As `learn`.
+    models : list of keras.Model
+        One for each of the parts.
+
+    Returns
+    -------
+    models : list of keras.Model
+    logs : list of dict
+    """
+    share, slower = GO_ON
+    found = [
+        learning.train(
+            pixels,
+            windows.label,
+            part["training"],
+            part["validation"],
+            options["epochs"],
+            options["batch"],
+            options["seed"] + SEEDS * member,
+            f"member {member + 1}/{len(parts)}, " if len(parts) > 1 else "",
+            model,
+            1.0 if options["epochs"] else share,
+            dataclasses.replace(settings, rate=slower * settings.rate),
+            windows.weight,
+        )
+        for member, (model, part) in enumerate(zip(models, parts, strict=True))
+    ]
+    return tuple(map(list, zip(*found, strict=True)))
 
 
 def kept(classbin, options) -> list:

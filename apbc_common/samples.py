@@ -14,6 +14,7 @@ from .classbin import KINDS, PARTS
 
 VALIDATION_SHARE = 0.2  # of the windows of stacks that are not for testing
 KIND, ROW, PICTURE = "apbcKind", "apbcRow", "apbcPicture"  # columns beside RELION's
+CORRECTION = 8.0  # windows that a correction counts for: it was looked at
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Samples:
     micrograph : ndarray of str, shape (N,)
         The stack, where the list names none.
     row : ndarray of int, shape (N,)
-        In the list of its kind, from 0; -1 for the derived.
+        In the list of its kind, from 0; -1 for corrections and for the derived.
     part : ndarray of str, shape (N,)
         'train', 'validation' or 'test'.
     picture : ndarray of str, shape (N,), or None
@@ -56,8 +57,23 @@ class Samples:
 
     @property
     def listed(self) -> np.ndarray:
-        """Whether a list holds it: bool (N,)."""
-        return np.isin(self.kind, KINDS)
+        """Whether a list of particles holds it: bool (N,)."""
+        return self.row >= 0
+
+    @property
+    def derived(self) -> np.ndarray:
+        """Whether it was added: bool (N,)."""
+        return ~np.isin(self.kind, KINDS)
+
+    @property
+    def corrected(self) -> np.ndarray:
+        """Whether it is a correction: bool (N,)."""
+        return ~self.listed & ~self.derived
+
+    @property
+    def weight(self) -> np.ndarray:
+        """How much each counts in training: float64 (N,)."""
+        return np.where(self.corrected, CORRECTION, 1.0)
 
     def name(self, index, folder) -> str:
         """Return what people call a window: its picture below ``folder``, else its place."""
@@ -138,11 +154,12 @@ def _read(path, part, dataset):
     return kind, source, where, micrograph, row, parts, picture
 
 
-def divide(samples, count, seed) -> list[dict]:
+def divide(samples, count, seed, watched=None) -> list[dict]:
     """Split the windows that are not for testing, for each of ``count`` networks.
 
     One alone watches the micrographs that the lists name for validation, or, where they name none,
-    VALIDATION_SHARE of each kind. Several watch one part of the micrographs each.
+    VALIDATION_SHARE of each kind. Several watch one part of the micrographs each: those that each
+    has ``watched`` before, so that it was never taught them, where that is known.
 
     Returns
     -------
@@ -152,10 +169,17 @@ def divide(samples, count, seed) -> list[dict]:
     Raises
     ------
     ApbcError
-        As `folds`.
+        As `folds`, and if there is none of what one has watched.
     """
     taught = samples.part != "test"
-    if count > 1:
+    if count > 1 and watched:
+        held = [taught & np.isin(samples.micrograph, names) for names in watched]
+        if not all(part.any() for part in held):
+            raise ApbcError(
+                f"one of the model's {count} networks was taught all micrographs to learn from; "
+                "none is left to judge it by; train anew"
+            )
+    elif count > 1:
         fold = folds(samples, count, seed, f"--members {count}")
         held = [fold == number for number in range(count)]
     elif "validation" in samples.part:

@@ -117,6 +117,7 @@ def _try(pixels, windows, fold, settings, options, tried, note):
             None,
             SHARE,
             settings,
+            windows.weight,
         )
         scores.append(_precision(model, pixels, windows, asked, options["batch"]))
         names = SCORES[: held + 1]

@@ -61,8 +61,13 @@ class Window(NamedTuple):
     part: str
     kind: str
     micrograph: str  # the stack, where the list names none
-    row: int = -1  # in the list of its kind
+    row: int = -1  # in the list of its kind; of a correction and of the derived -1
     derived: str = ""
+
+    @property
+    def corrected(self):
+        """Whether it is a correction."""
+        return self.row < 0 and not self.derived
 
 
 def from_stack(stack, sections, geometry) -> np.ndarray:
@@ -199,21 +204,22 @@ class Micrographs:
                     f"{particles.block.path}: no columns {relion.MICROGRAPH}, {relion.X} and "
                     f"{relion.Y}; cutting from micrographs needs them"
                 )
-        self.apix = listed.apix_by_name()
+        self.listed, self.apix = listed, listed.apix_by_name()
         self.names = sorted(
             {part.micrographs[i] for part in lists.values() for i in np.unique(part.micrograph)}
         )
-        self.sizes = self._read_sizes(listed.path)
+        self.sizes = self._read_sizes(self.names, "particles")
         self.coarsest = max(self.apix[name] for name in self.names)
+        self.corrected = set()  # micrographs that no list names
         shifts = {"good": relion.origins(lists["good"])}
         self.centred = shifts["good"] is not None
         self._place(shifts)
         self.off, self.moved = np.zeros(2), False
         self.parts = self._split()
 
-    def _read_sizes(self, star):
+    def _read_sizes(self, names, what):
         sizes, faults = {}, []
-        for name in self.names:
+        for name in names:
             if not self.apix.get(name):
                 faults.append(f"{name} has no pixel size ({relion.MICROGRAPH_APIX})")
             else:
@@ -223,8 +229,8 @@ class Micrographs:
                     faults.append(str(err) if isinstance(err, ApbcError) else f"{name}: not there")
         if faults:
             raise ApbcError(
-                f"{star}: {len(faults)} of {len(self.names)} micrographs of the particles can't be "
-                f"used: {relion.first(faults)}"
+                f"{self.listed.path}: {len(faults)} of {len(names)} micrographs of the {what} "
+                f"can't be used: {relion.first(faults)}"
             )
         return sizes
 
@@ -241,8 +247,7 @@ class Micrographs:
                 rows = np.flatnonzero(particles.micrograph == index)
                 if not len(rows):
                     continue
-                size = self.sizes[name]
-                inside = ((xy[rows] >= 0) & (xy[rows] < (size.nx, size.ny))).all(axis=1)
+                inside = self._within(name, xy[rows])
                 self.outside += int((~inside).sum())
                 self.places[name][kind] = rows[inside], xy[rows[inside]]
 
@@ -264,6 +269,44 @@ class Micrographs:
         if self.moved:
             shift = relion.origins(self.lists["good"]) if self.centred else 0
             self._place({"good": shift - self.off})
+
+    def correct(self, corrections, angst):
+        """Let corrections rule: listed particles within so many A of one are left out.
+
+        Micrographs that no list names are learnt from.
+
+        Parameters
+        ----------
+        corrections : dict of str to corrections.Corrected
+        angst : float
+
+        Returns
+        -------
+        outside, ruled : int
+            How many lie outside their micrographs, and how many particles were left out.
+        """
+        fresh = sorted(corrections.keys() - set(self.names))
+        self.sizes |= self._read_sizes(fresh, "corrections")
+        self.coarsest = max([self.coarsest, *map(self.apix.get, fresh)])
+        self.names, self.corrected = [*self.names, *fresh], set(fresh)
+        self.places |= {name: {} for name in fresh}
+        self.parts |= dict.fromkeys(fresh, "train")
+        outside = ruled = 0
+        for name, (xy, good) in corrections.items():
+            inside = self._within(name, xy)
+            outside += int((~inside).sum())
+            for label, kind in enumerate(KINDS):
+                rows, known = self.places[name].get(kind, (np.empty(0, int), np.empty((0, 2))))
+                left = peaks.nearest(known, xy[inside]) > angst / self.apix[name]
+                ruled += int((~left).sum())
+                here = xy[inside & (good == label)]
+                rows = np.concatenate([rows[left], np.full(len(here), -1)])
+                self.places[name][kind] = rows, np.concatenate([known[left], here])
+        return outside, ruled
+
+    def _within(self, name, xy):
+        size = self.sizes[name]
+        return ((xy >= 0) & (xy < (size.nx, size.ny))).all(axis=1)
 
     def _xy(self, name, *kinds):
         found = [self.places[name][kind][1] for kind in kinds if kind in self.places[name]]
@@ -296,9 +339,10 @@ class Micrographs:
         for number, name in enumerate(self.names):
             part = "test" if self.parts[name] == "test" else "train"
             for kind, (rows, xy) in self.places[name].items():
-                rows = self.lists[kind].row[rows]
-                for row, place in zip(rows.tolist(), xy.tolist(), strict=True):
-                    yield Window(name, tuple(place), flat[name], row + 1, part, kind, name, row)
+                rows = np.where(rows < 0, rows, self.lists[kind].row[rows])
+                for i, (row, place) in enumerate(zip(rows.tolist(), xy.tolist(), strict=True), 1):
+                    at = tuple(place)
+                    yield Window(name, at, flat[name], row + 1 or i, part, kind, name, row)
             rng = np.random.default_rng([self.seed, number])
             drawn = {
                 "offcentre": self._beside(rng, name, "good", PER_GOOD["offcentre"], *OFFCENTRE),
@@ -327,7 +371,9 @@ class Micrographs:
         return xy[first[fits.any(axis=1)]]
 
     def _empty(self, rng, name):
-        """Draw places far from any listed particle: (N, 2)."""
+        """Draw places far from any listed particle, where a list names the micrograph: (N, 2)."""
+        if name in self.corrected:
+            return np.empty((0, 2))
         size, listed = self.sizes[name], self._xy(name, *KINDS)
         wanted = PER_GOOD["empty"] * len(self._xy(name, "good"))
         xy = rng.uniform((0, 0), (size.nx - 1, size.ny - 1), (TRIES * wanted, 2))

@@ -20,3 +20,10 @@ def test_contrast_and_brightness_are_changed_by_so_much(jitter):
     assert factor.std() == pytest.approx(jitter, abs=0.02)
     assert step.std() == pytest.approx(127.5 / 4 * jitter, abs=0.5)
     assert step.mean() == pytest.approx(found[0, 8:40, 8:40].mean(), abs=1)
+
+
+def test_both_kinds_weigh_the_same_however_much_some_windows_count():
+    label, weight = np.array([1, 0, 0, 0, 1, 0]), np.array([8, 1, 8, 1, 1, 1.0])
+    found = learning.balanced(label, weight, np.array([0, 1, 2, 3]))
+    assert found.tolist() == pytest.approx([2, 0.2, 1.6, 0.2, 0.25, 0.2])
+    assert found[:4].mean() == pytest.approx(1)
