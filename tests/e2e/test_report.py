@@ -421,3 +421,24 @@ def test_nothing_is_wider_than_the_screen(tmp_path, seen, width):
     report(project)
     page = seen(project, width)
     assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_what_is_corrected_in_the_page_is_taught(taught, seen, capsys):
+    lists = "-g", taught.good, "-b", taught.bad, "--from-micrographs"
+    assert taught.call("gen_picks", "-i", taught.micrographs) == 0
+    report(taught)
+    page = seen(taught)
+    box = page.locator(".box").first
+    box.focus()
+    for kind in "gbbg":  # each goes on to the next
+        page.keyboard.press(kind)
+    with page.expect_download() as download:
+        page.locator("#save").click()
+    path = taught / "corrections.star"
+    download.value.save_as(path)
+    capsys.readouterr()
+    assert taught.call("gen_data", *lists, "--corrections", path.name, "-c") == 0
+    assert "corrections: 2 good, 2 bad, in place of" in capsys.readouterr().out
+    rows = relion.table(taught / "ClassBin/train.star", "apbcKind", "window").read()
+    dataset = json.loads((taught / "ClassBin/dataset.json").read_text())
+    assert "corrections.star" in dataset["corrections"] and len(rows)
