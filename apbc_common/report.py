@@ -417,8 +417,10 @@ def run_parts(project, tally) -> list[dict]:
             for part, of in dataset["counts"].items()
         )
         lists = [(f"{kind} list", dataset[kind]) for kind in ("good", "bad") if kind in dataset]
+        fixes = [("corrections", name) for name in dataset.get("corrections", ())]
         data = [
             *lists,
+            *fixes,
             ("windows", f"from {dataset['source']}s, {counts}"),
             ("size", f"{dataset['window_px']} px, {dataset['window_angst']:.0f} Å"),
             ("diameter", f"{dataset['diameter_angst']:.0f} Å"),
