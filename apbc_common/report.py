@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from concurrent.futures import ThreadPoolExecutor
@@ -12,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from scipy import special
 
-from . import ApbcError, __version__, boxes, charts, cli, files, images, mrc, relion, results, star
+from . import ApbcError, __version__, boxes, charts, cli, files, images, mrc, relion, star, trained
 from . import tally as tallies
-from .classbin import ClassBin, model_record
+from .classbin import ClassBin
 
 PAGE = Path(__file__).parent / "page"
 MICROGRAPHS = 12  # shown
@@ -84,7 +83,7 @@ def write(project, listed, target) -> tuple[int, int]:
         **threshold_parts(project, tally, shown),
         **box_parts(project, tally, shown),
         "charts": chart_parts(tally),
-        **model_parts(project, tally),
+        **trained.parts(project, tally),
         "run": run_parts(project, tally),
         **every_part(tally, ClassBin(project, target.parent), target),
     }
@@ -329,82 +328,6 @@ def correlation(x, y) -> str:
     if len(x) < 3 or not np.ptp(x) or not np.ptp(y):
         return f"{len(x)} micrographs"
     return f"{len(x)} micrographs, correlation {np.corrcoef(x, y)[0, 1]:.2f}"
-
-
-def model_parts(project, tally) -> dict:
-    """Return what the model's own files say: table, picture, mistakes."""
-    home = ClassBin(project, tally.model.parent)
-    found = {"table": None, "said": "", "picture": "", "file": "", "missing": ""}
-    lacking = [
-        path.name
-        for path in (model_record(tally.model), home.training_picture, home.testing_results)
-        if not path.exists()
-    ]
-    if lacking:
-        found["missing"] = f"Not there any longer: {', '.join(lacking)}, of {home.folder}."
-    if home.training_picture.exists():
-        found["picture"] = boxes.data_uri(home.training_picture.read_bytes(), "image/png")
-        found["file"] = os.path.relpath(home.training_picture, project)
-    rows = read_results(home.testing_results)
-    if rows:
-        tested = {name: np.array([row[name] for row in rows]) for name in ("label", "probability")}
-        figures = results.figures(tested)
-        found["table"] = {name: results.cell(value) for name, value in figures.items()}
-        found["said"] = results.say(results.intervals(tested, np.zeros(len(rows))))
-    kinds = [
-        {"title": title, "boxes": wrong_boxes(project, tally, some)}
-        for title, some in boxes.mistakes(rows).items()
-    ]
-    return {"model": found, "mistakes": kinds if rows else []}
-
-
-def read_results(path) -> list[dict]:
-    """Read testing_results.txt; [] where it is missing or damaged."""
-    wanted = {"file", "label", "probability", "prediction"}
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return rows if all(row.keys() >= wanted for row in rows) else []
-    except (OSError, ValueError, AttributeError, TypeError):
-        return []
-
-
-def wrong_boxes(project, tally, rows) -> list[dict]:
-    """Return the windows of rows of testing_results.txt: their pictures, or cut again."""
-    from . import png
-
-    dataset = tally.taught["dataset"] if tally.taught else {"files": {}}
-    windows, places = [None] * len(rows), {}
-    for i, row in enumerate(rows):
-        if not dataset["files"]:  # there are pictures
-            windows[i] = png.decode(project / row["file"])
-        else:
-            where, _, source = row["file"].rpartition("@")
-            places.setdefault(source, {})[i] = where
-    for source, some in places.items():
-        for i, window in zip(some, cut_again(project, dataset, source, some.values()), strict=True):
-            windows[i] = window
-    return [
-        {
-            "image": "" if window is None else boxes.thumbnail(window),
-            "file": row["file"],
-            "score": f"{row['probability']:.2f}",
-        }
-        for window, row in zip(windows, rows, strict=True)
-    ]
-
-
-def cut_again(project, dataset, source, places):
-    """Return the windows at places of a stack or micrograph; None where that has gone since."""
-    from . import samples
-
-    try:
-        where = [
-            int(place) - 1 if dataset["source"] == "stack" else [float(n) for n in place.split(",")]
-            for place in places
-        ]
-        return samples.cut(project, dataset, source, np.array(where))
-    except (ApbcError, OSError, KeyError, ValueError):
-        return [None] * len(places)
 
 
 def run_parts(project, tally) -> list[dict]:
