@@ -35,6 +35,8 @@ OF_MICROGRAPHS = (
     "cs",
     "allow_missing",
     "recut",
+    "watch",
+    "until",
 )
 OF_PARTICLES = ("micrographs", "batch")
 
@@ -113,6 +115,18 @@ def build_parser():
         help="pick only N micrographs, spread over defocus, for a first look",
     )
     add(
+        "--watch",
+        type=cli.positive,
+        metavar="SECONDS",
+        help="read the list again every so often and pick what is new, until Ctrl-C or --until",
+    )
+    add(
+        "--until",
+        type=cli.positive_int,
+        metavar="N",
+        help="with --watch: end once N micrographs are picked or can't be used",
+    )
+    add(
         "-j",
         "--jobs",
         type=cli.jobs,
@@ -189,7 +203,7 @@ def build_parser():
 
 def generate(project, star, model_file, options, out, clear):
     """Pick or classify, as the list's table decides; return RELION's nodes."""
-    from apbc_common import picking, relion
+    from apbc_common import picking, relion, watching
 
     particles = relion.names_particles(star)
     for name in OF_MICROGRAPHS if particles else OF_PARTICLES:
@@ -202,7 +216,7 @@ def generate(project, star, model_file, options, out, clear):
         model_file, options = picking.as_before(project, classbin, model_file, options)
     model_file = model_file or ClassBin(project).model
     record = read_model_record(model_file)
-    way = classify if particles else picking.pick
+    way = classify if particles else watching.watch if options["watch"] else picking.pick
     return way(project, classbin, star, model_file, record, options, clear)
 
 
@@ -270,6 +284,10 @@ def main(argv=None) -> int:
         parser.error("argument --recut: not with -c, which clears what it cuts from")
     if args.recut and args.sample:
         parser.error("argument --recut: not with --sample; it cuts all that was picked")
+    if args.watch and (args.recut or args.sample):
+        parser.error("argument --watch: not with --recut or --sample; it picks all that comes")
+    if args.until and not args.watch:
+        parser.error("argument --until: only with --watch")
     if args.fdr is not None and args.threshold is not None:
         parser.error("argument --fdr: not with --threshold, which it chooses")
     names = ("threshold", "min_distance", "cores", *OF_MICROGRAPHS, *OF_PARTICLES)

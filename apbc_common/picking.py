@@ -120,7 +120,8 @@ def pick(project, classbin, star, model_file, record, options, clear):
     record : dict
         The model's.
     options : dict
-        Those of gen_picks.py by name; None where not given.
+        Those of gen_picks.py by name; None where not given. 'left' are names of micrographs that
+        are not to be picked now.
     clear : bool
         Whether to clear what an earlier run wrote.
 
@@ -154,7 +155,7 @@ def pick(project, classbin, star, model_file, record, options, clear):
     if run.finished(plan.outputs()) and (not plan.cutting or is_extracted(classbin)):
         print(f"finished before: nothing to do, {count} micrographs -> {classbin.picks_dir}")
         return plan.nodes()
-    if count < len(plan.picks) and not recut:
+    if options["sample"] and count < len(plan.picks):
         spread = "over defocus" if plan.listed.defocus else "over the list, which has no defocus"
         print(f"{count} of {len(plan.picks)} micrographs, spread {spread}:", *plan.chosen)
     stacks = [classbin.picks_stack(relion.rest(name)) for name in plan.picks]
@@ -232,6 +233,7 @@ def make_plan(project, classbin, star, model_file, record, options):
     chosen = listed.spread(listed.names, options["sample"] or len(listed.names))
     if options["recut"]:
         chosen = [name for name in listed.names if candidates[name].exists()]
+    chosen = [name for name in chosen if name not in options.get("left", ())]
     boxed = chosen if options["box_files"] else []
     return Plan(
         Work(project, classbin, model_file, record, settings),
