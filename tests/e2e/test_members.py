@@ -107,9 +107,9 @@ def test_who_scores_what(monkeypatch, count):
     monkeypatch.setattr(
         learning, "score", lambda one, pixels, rows, batch: asked.append((one, rows)) or rows / 10
     )
-    windows = samples.Samples(
-        *[np.array(["good"] * 12, object)] * 5, np.repeat(["train", "test"], [9, 3]), None
-    )
+    columns = [np.array(["good"] * 12, object)] * 4
+    part = np.repeat(["train", "test"], [9, 3])
+    windows = samples.Samples(*columns, np.arange(12), part, None)
     found = gen_model.score("all", None, windows, parts, 64)
     assert sorted(found["training"]["index"]) == sorted(set(np.r_[*(p["training"] for p in parts)]))
     assert sorted(found["validation"]["index"]) == sorted(np.r_[*held])

@@ -97,6 +97,8 @@ def test_gen_data_writes_a_window_for_each_particle(project, capsys):
         "seed": 0,
         "counts": {"train": {"bad": 29, "good": 29}, "test": {"bad": 7, "good": 7}},
         "derived": {"train": 0, "test": 0},
+        "corrected": {"train": 0, "test": 0},
+        "corrections": {},
         "files": {},
     }
     written = record(project, "gen_data")
@@ -191,6 +193,7 @@ def test_gen_model_writes_history_results_and_picture(project, capsys):
         "rounds": 1,
         "search": None,
         "seed": 3,
+        "continue": False,
         "settings": {"rate": 0.002, "width": 1.0, "dropout": 0.5, "jitter": 0.0},
     }
     assert 0 <= model["threshold"] <= 1
