@@ -91,6 +91,9 @@
 
   const key = (m, x, y) => `${m}:${x}:${y}`;
   function correct(m, x, y, kind) {
+    const near = 0.3 * data.micrographs[m].diameter; // within it gen_data.py wants one kind
+    for (const [other, one] of corrections)
+      if (kind && one.micrograph === m && Math.hypot(one.x - x, one.y - y) <= near) corrections.delete(other);
     if (kind) corrections.set(key(m, x, y), { micrograph: m, x, y, kind });
     else corrections.delete(key(m, x, y));
     saved = corrections.size === 0;
