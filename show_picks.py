@@ -102,8 +102,10 @@ def tell(project, stars, out):
     from apbc_common import report
 
     target = ClassBin(project, out).report
-    shown, read = report.write(project, (stars or [default_list(project, out)])[0], target)
-    print(f"{shown} of {read} micrographs shown, {target.stat().st_size / 1e6:.1f} MB -> {target}")
+    star = stars[0] if stars else default_list(project, out, run=True)
+    shown, read = report.write(project, star, target)
+    size = target.stat().st_size / 1e6
+    print(f"{Path(star).parent}: {shown} of {read} micrographs shown, {size:.1f} MB -> {target}")
 
 
 def show(project, stars, out, look, image, target):
@@ -205,6 +207,11 @@ def micrographs_of(project, stars, micrographs_star):
             f"{stars[0]}: no run of gen_picks.py wrote it, which would tell the micrographs; give "
             "their list with -i"
         )
+    if picking["state"] != "finished":
+        raise ApbcError(
+            f"{stars[0]}: the run of gen_picks.py that writes it has not come to its end; start it "
+            "again, or give a list of micrographs with -i"
+        )
     listed = relion.read_micrographs(Path(project) / picking["growing"]["list"]["path"])
     picked = picked_by(picking)
     names = [name for name in listed.names if relion.rest(name) in picked]
@@ -237,13 +244,18 @@ def check_lists(lists, listed, names):
         cli.warn(line)
 
 
-def default_list(project, out):
-    """Return the list of all direct picks, of ``out`` first; raise ApbcError if there is none."""
-    for place in (out, None):
-        star = ClassBin(project, place).all_picks("picks")
-        if star.is_file():
+def default_list(project, out, run=False):
+    """Return the list of all direct picks, of ``out`` first; raise ApbcError if there is none.
+
+    With ``run`` also one that a run has still to write.
+    """
+    places = [ClassBin(project, place) for place in dict.fromkeys((out, None))]
+    for classbin in places:
+        star = classbin.all_picks("picks")
+        if star.is_file() or (run and classbin.picks_record.is_file()):
             return star
-    raise ApbcError(f"{star}: not there; pick with gen_picks.py first, or name a list with -s")
+    where = " or ".join(str(classbin.all_picks("picks")) for classbin in places)
+    raise ApbcError(f"{where}: not there; pick with gen_picks.py first, or name a list with -s")
 
 
 def name_of(project, stars, pictures):

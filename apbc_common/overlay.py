@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from pathlib import Path
@@ -99,10 +100,13 @@ def draw(target, picture, layers, title, region, apix=None, lowpass=None, remark
             add_scale_bar(axes, scale, apix)
         add_caption(figure, title, shades)
         add_legend(figure, [layer.label for layer in layers[:rows]])
-        said = {"Description": plain(remark)} if Path(target).suffix.lower() == ".png" else None
-        with files.atomic(target) as part, warnings.catch_warnings():
+        kind, out = Path(target).suffix.lower()[1:], io.BytesIO()
+        said = {"Description": plain(remark)} if kind == "png" else None
+        with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph")  # a name may have some that the font has not
-            figure.savefig(part, metadata=said)
+            figure.savefig(out, format=kind, metadata=said)
+    with files.atomic(target) as part:  # not by matplotlib, whom a full disk confuses
+        part.write_bytes(out.getvalue())
 
 
 def has_remark(path, remark):

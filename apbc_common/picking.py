@@ -25,7 +25,7 @@ from . import (
     relion,
     star,
 )
-from .classbin import ClassBin, Run, read_picking
+from .classbin import CANDIDATES, ClassBin, Run, read_picking
 
 TOLERANCE = 0.01  # by which a micrograph's pixel may be larger than the model's
 MAX_BAD = 5.0  # per cent of the micrographs
@@ -151,6 +151,7 @@ def pick(project, classbin, star, model_file, record, options, clear):
     )
     if recut:
         check_floor(classbin, run.was["threshold"], plan.work.settings["threshold"])
+        check_candidates(plan)
     count = len(plan.chosen)
     if run.finished(plan.outputs()) and (not plan.cutting or is_extracted(classbin)):
         print(f"finished before: nothing to do, {count} micrographs -> {classbin.picks_dir}")
@@ -211,6 +212,32 @@ def check_floor(classbin, earlier, threshold):
             f"{classbin.picks_record}: threshold {threshold:g}, but candidates are kept from "
             f"{floor:g} on; give at least that, or -c in place of --recut, which scores again"
         )
+
+
+def check_candidates(plan):
+    """Raise ApbcError if picks can't be cut anew, before the old ones go.
+
+    Those that were made must have candidates, whole ones; of the list, there must be some.
+    """
+    folder = plan.work.classbin.picks_dir
+    gone = [
+        n for n, path in plan.picks.items() if path.exists() and not plan.candidates[n].exists()
+    ]
+    if gone:
+        raise ApbcError(
+            f"{folder}: the candidates of {len(gone)} micrographs that were picked are gone "
+            f"({relion.first(gone)}; they lie in {CANDIDATES}); -c in place of --recut picks anew"
+        )
+    if not plan.chosen:
+        raise ApbcError(
+            f"{plan.listed.path}: none of its micrographs was picked by the run in {folder}; give "
+            "the list that was"
+        )
+    for name in plan.chosen:
+        try:
+            relion.table(plan.candidates[name], relion.X, "coordinate").numbers(relion.SCORE)
+        except ApbcError as err:
+            raise ApbcError(f"{err}; -c in place of --recut picks anew") from err
 
 
 def make_plan(project, classbin, star, model_file, record, options):

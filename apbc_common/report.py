@@ -7,6 +7,7 @@ import shlex
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 from scipy import special
@@ -164,6 +165,8 @@ def head(project, tally) -> dict:
             "empty": picks.count(0),
         },
         "unfinished": tally.record["state"] != "finished",
+        "outdated": tally.outdated,
+        "teach": [shlex.join(words) for words in trained.teach(project, tally)],
         "written": tally.record["written"].replace("T", " ").partition("+")[0] + " UTC",
         "threshold": tally.threshold,
         "diameter": f"{tally.diameter:.0f}",
@@ -179,7 +182,9 @@ def threshold_parts(project, tally, shown) -> dict:
         "read": len(tally.micrographs),
         "calibrated": tally.calibrated,
         "palette": charts.palette(),
-        "command": shlex.join(tallies.command(project, tally)).replace("'{}'", "{}"),
+        "command": shlex.join(tallies.command(project, tally, tally.outdated)).replace(
+            "'{}'", "{}"
+        ),
         "micrographs": [
             {
                 "name": one.micrograph.name,
@@ -224,7 +229,7 @@ def box_parts(project, tally, shown) -> dict:
     pick = np.concatenate([np.empty(0, int), *map(np.arange, counts)])
 
     def box(i):
-        return {"image": boxes.thumbnail(pixels[i]), "score": f"{score[i]:.2f}"}
+        return {"image": boxes.thumbnail(pixels[i]), "score": f"{score[i]:.3f}"}
 
     galleries = [
         {
@@ -390,11 +395,16 @@ def every_part(tally, classbin, target) -> dict:
                 "name": one.name,
                 "defocus": micrometres(one.defocus),
                 "picks": one.picks(tally.threshold),
-                "link": os.path.relpath(picture, target.parent) if picture.exists() else "",
+                "link": link(picture, target) if picture.exists() else "",
                 "compared": of_each.get(one.name, ("", "", "")),
             }
         )
     return {"compared": compared, "every": rows}
+
+
+def link(path, target) -> str:
+    """Return what a page at ``target`` calls a file."""
+    return quote(os.fsencode(os.path.relpath(path, target.parent)))
 
 
 def read_compared(tally):

@@ -83,6 +83,12 @@ class Tally:
         return 2 * self.record["options"]["min_distance"] or 1.0
 
     @property
+    def outdated(self) -> bool:
+        """Whether the model was trained anew since."""
+        was = self.record["inputs"]["model"]["sha256"]
+        return bool(self.taught and self.taught["sha256"] != was)
+
+    @property
     def calibrated(self) -> bool:
         """Whether scores are chances."""
         return bool(self.taught and self.taught["calibration"])
@@ -194,10 +200,14 @@ def distances(tally) -> np.ndarray:
     return np.concatenate(found)
 
 
-def command(project, tally) -> list[str]:
-    """Return the words of the line that cuts the picks anew; the threshold is {}."""
+def command(project, tally, anew) -> list[str]:
+    """Return the words of the line that picks ``anew``, or cuts what there is at threshold {}."""
     words = ["gen_picks.py", "-i", tally.record["growing"]["list"]["path"]]
     usual = ClassBin(project)
     if tally.folder.resolve() != usual.picks_dir.resolve():
         words += ["--o", os.path.relpath(tally.folder, project)]
-    return [*words, "--threshold", "{}", "--recut"]
+    if not anew:
+        return [*words, "--threshold", "{}", "--recut"]
+    if tally.model.resolve() != usual.model.resolve():
+        words += ["--model", os.path.relpath(tally.model, project)]
+    return [*words, "-c"]

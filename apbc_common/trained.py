@@ -7,8 +7,13 @@ import os
 
 import numpy as np
 
-from . import ApbcError, boxes, png, results, samples
-from .classbin import ClassBin, model_record
+from . import ApbcError, boxes, png, relion, results, samples
+from .classbin import ClassBin, model_record, read_json
+from .tally import command
+
+# Of gen_data.py: the options of its inputs, and what options are if not given.
+INPUTS = {"good": "-g", "bad": "-b", "all": "--all", "corrections": "--corrections"}
+USUAL = {"size": 64, "seed": 0}
 
 
 def parts(project, tally) -> dict:
@@ -36,6 +41,59 @@ def parts(project, tally) -> dict:
         for title, some in boxes.mistakes(rows).items()
     ]
     return {"model": found, "mistakes": kinds if rows else []}
+
+
+def teach(project, tally) -> list[list[str]]:
+    """Return the words of the lines that teach corrections, and pick with what was learnt.
+
+    The first is the line that made the data set, as far as its record tells, with a list of
+    micrographs that has those of the particles and those picked; 'LIST' where neither does.
+    """
+    picked = tally.record["growing"]["list"]["path"]
+    record = _record_of_data(project, tally)
+    words, out = ["gen_data.py"], []
+    if record:
+        given = {name: entry["path"] for name, entry in record["inputs"].items()}
+        listed = given.pop("micrographs", None)
+        for name, path in given.items():
+            if option := INPUTS.get(name.split()[0]):
+                words += [option, path]
+        words += ["-m", _list_of_both(project, tally, picked, listed)]
+        for name, value in record["options"].items():
+            if value not in (None, False, USUAL.get(name)):
+                words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        folder = os.path.relpath(record["folder"], project)
+        out = ["--o", folder] if folder != "ClassBin" else []
+    else:
+        words.append("AS_BEFORE")
+    words += [*out, "--corrections", "corrections.star", "-c"]
+    home = os.path.relpath(tally.model.parent, project)
+    where = [*(["--data", out[1]] if out else []), *(["--o", home] if home != "ClassBin" else [])]
+    return [words, ["gen_model.py", *where, "--continue"], command(project, tally, True)]
+
+
+def _list_of_both(project, tally, *paths):
+    """Return the first of some lists of micrographs that has those taught and those picked."""
+    taught = tally.taught["dataset"].get("micrographs", {}) if tally.taught else {}
+    wanted = {*taught, *(one.name for one in tally.micrographs)}
+    for path in paths:
+        if path and (project / path).is_file():
+            if wanted <= set(relion.read_micrographs(project / path).names):
+                return path
+    return "LIST"
+
+
+def _record_of_data(project, tally):
+    """Return the record of the run that made the model's data set, and its folder; None if gone."""
+    try:
+        training = read_json(
+            ClassBin(project, tally.model.parent).record("gen_model"), "", "inputs"
+        )
+        folder = (project / training["inputs"]["dataset"]["path"]).parent
+        record = read_json(ClassBin(project, folder).record("gen_data"), "", "inputs", "options")
+    except (ApbcError, KeyError, TypeError):
+        return None
+    return {**record, "folder": folder}
 
 
 def read_results(path) -> list[dict]:

@@ -1223,11 +1223,14 @@ def largest_file(size):
         ("gen_picks", 100, "no record"),
         ("gen_picks", 2000, "the record and the scores, but no list"),
         ("show_picks", 10_000, "no picture"),
+        ("show_picks --out x.svg", 10_000, "no picture"),
+        ("show_picks --out x.pdf", 10_000, "no picture"),
         ("gen_model", 100_000, "the record, but no model"),
         ("gen_model", 5_000_000, "all but the last"),
     ],
 )
 def test_a_full_disk(trained, monkeypatch, capsys, script, size, wrote):
+    script, *options = script.split()
     if script in ("gen_data", "gen_grid"):
         shutil.rmtree(trained / "ClassBin")
     if script == "gen_model":
@@ -1245,7 +1248,7 @@ def test_a_full_disk(trained, monkeypatch, capsys, script, size, wrote):
 
         monkeypatch.setattr(results, "draw", full)
     with largest_file(size):
-        code = trained.call(script, *REQUIRED.get(script, ()))
+        code = trained.call(script, *REQUIRED.get(script, ()), *options)
     err = capsys.readouterr().err.splitlines()
     assert code == 1
     reasons = [os.strerror(number) for number in (errno.EFBIG, errno.ENOSPC)]

@@ -146,22 +146,52 @@ def test_options_that_are_not_given_are_those_of_the_earlier_run(done, fresh, ca
     assert again["inputs"] == record["inputs"]
 
 
-def test_new_micrographs_and_those_without_candidates_are_left_for_later(done, fresh, capsys):
+def test_new_micrographs_are_left_for_later(done, fresh, capsys):
     expected = picked(fresh(*HIGH))
     (done / done.micrographs).write_text(micrographs_star(NAMES[:2]))
     assert pick(done, "-c") == 0
     (done / done.micrographs).write_text(micrographs_star(NAMES))
-    (done / candidates_of(NAMES[0])).unlink()
     with asleep():
         assert pick(done, *HIGH, "--recut") == 0
-    said = "2 micrographs are not picked yet; that line without --recut picks them\n"
+    said = "1 micrographs are not picked yet; that line without --recut picks them\n"
     assert said in capsys.readouterr().out
-    assert [(done / file_of(name)).exists() for name in NAMES] == [False, True, False]
+    assert [(done / file_of(name)).exists() for name in NAMES] == [True, True, False]
     assert pick(done, *HIGH) == 0
     found = picked(done)
     for made in (found, expected):
         made["run_gen_picks.json"][2].sort()  # files in the order in which they came
     assert found == expected
+
+
+def lose(done):
+    (done / candidates_of(NAMES[0])).unlink()
+
+
+def damage(done):
+    path = done / candidates_of(NAMES[1])
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def list_others(done):
+    others = micrographs_star([f"Other/{name}" for name in NAMES])
+    (done / done.micrographs).write_text(others)
+    (done / "Other").symlink_to(done.path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lose, f"the candidates of 1 micrographs that were picked are gone ({NAMES[0]};"),
+        (damage, "columns, expected 5; -c in place of --recut picks anew"),
+        (list_others, "none of its micrographs was picked by the run in"),
+    ],
+)
+def test_what_cannot_be_cut_stays(done, capsys, spoil, message):
+    spoil(done)
+    before = snapshot(done / PICKS)
+    assert pick(done, *HIGH, "--recut") == 1
+    assert message in capsys.readouterr().err
+    assert snapshot(done / PICKS) == before
 
 
 def test_picks_of_micrographs_that_are_no_longer_listed_go_too(done, fresh):

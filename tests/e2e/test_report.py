@@ -189,6 +189,38 @@ def test_one_micrograph_without_a_candidate(tmp_path):
     assert "; 1 without" in page
 
 
+def test_a_model_taught_anew_is_said(tmp_path):
+    project = make_run(tmp_path)
+    assert "trained anew" not in report(project)
+    model = json.loads((project / "ClassBin/model.json").read_text())
+    classbin.write_json(project / "ClassBin/model.json", {**model, "sha256": "another"})
+    page = report(project)
+    assert "The model was trained anew since" in page
+    assert data_of(page)["command"] == "gen_picks.py -i 'listed/some mics.star' -c"
+
+
+def test_a_run_that_has_not_ended_is_told_of(tmp_path, capsys):
+    project = make_run(tmp_path)
+    (project / "ClassBin/picks/picks.star").unlink()
+    record = json.loads((project / "ClassBin/picks/run_gen_picks.json").read_text())
+    record |= {"state": "unfinished", "counts": {}}
+    classbin.write_json(project / "ClassBin/picks/run_gen_picks.json", record)
+    assert "The run has not ended yet" in report(project)
+    assert "5 of 5 micrographs shown" in capsys.readouterr().out
+
+
+def test_the_lines_that_teach_corrections_are_those_of_the_records(taught):
+    assert taught.call("gen_picks", "-i", taught.micrographs) == 0
+    page = report(taught)
+    lines = re.search(r"<pre><code>(.*?)</code></pre>", page, re.S)[1].splitlines()
+    assert lines[:3] == [
+        f"gen_data.py -g {taught.good} -b {taught.bad} -m {taught.micrographs} --from-micrographs "
+        "--corrections corrections.star -c",
+        "gen_model.py --continue",
+        f"gen_picks.py -i {taught.micrographs} -c",
+    ]
+
+
 @pytest.mark.parametrize("threshold", [0.001, 1.0])
 def test_all_or_no_candidates_are_picks(tmp_path, threshold):
     project = make_run(tmp_path, threshold=threshold)
@@ -227,13 +259,14 @@ def test_what_was_compared_is_counted(tmp_path):
 
 
 def test_drawn_micrographs_have_a_link(tmp_path):
-    project = make_run(tmp_path)
-    picture = classbin.ClassBin(project.path).picture("Micrographs/m1", "picks")
+    name = "Micrographs/m#1%.mrc"
+    project = make_run(tmp_path, [name, *NAMES[:2]])
+    picture = classbin.ClassBin(project.path).picture(relion.rest(name), "picks")
     picture.parent.mkdir(parents=True)
     picture.touch()
     page = report(project)
     assert re.findall(r'<a href="(pngs/.*?)">(.*?)</a>', page) == [
-        ("pngs/Micrographs/m1_picks.png", NAMES[1])
+        ("pngs/Micrographs/m%231%25_picks.png", name)
     ]
 
 

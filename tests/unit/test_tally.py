@@ -79,11 +79,12 @@ def test_distances_are_in_angstrom_and_of_picks_alone(tmp_path):
     assert len(tally.distances(run(tmp_path, [alone]))) == 0
 
 
-def test_the_command_names_another_folder(tmp_path):
+def test_the_commands_name_another_folder_and_model(tmp_path):
     found = run(tmp_path, [one(0)])
-    assert tally.command(tmp_path, found) == [
-        *("gen_picks.py", "-i", "a b.star", "--o", "picks", "--threshold", "{}", "--recut")
-    ]
+    place = ["gen_picks.py", "-i", "a b.star", "--o", "picks"]
+    cut, anew = (tally.command(tmp_path, found, anew) for anew in (False, True))
+    assert cut == [*place, "--threshold", "{}", "--recut"]
+    assert anew == [*place, "--model", "model.h5", "-c"]
 
 
 def test_galleries_show_the_best_the_middle_and_those_in_doubt():
