@@ -36,8 +36,10 @@ def atomic(path):
         yield part
         os.replace(part, path)
     except BaseException as err:
-        if isinstance(err, OSError) and err.errno and err.filename is None:
-            err.filename = os.fspath(path)  # a write says only what, not where
+        if isinstance(err, OSError) and err.errno and err.filename in (None, os.fspath(part)):
+            err.filename = os.fspath(
+                path
+            )  # a write says only what, or names a file that nobody knows
         with contextlib.suppress(OSError):  # another process may have written there
             part.unlink(missing_ok=True)
             for folder in made:

@@ -77,3 +77,10 @@ def test_png_of_a_view_of_a_larger_array():
     window = np.arange(256, dtype=np.uint8).reshape(16, 16)[::2, 1::3]
     with Image.open(io.BytesIO(png.encode(window))) as picture:
         assert np.asarray(picture).tolist() == window.tolist()
+
+
+def test_an_error_names_the_file_that_people_know(tmp_path):
+    (tmp_path / ".part-a.txt").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        files.write_text(tmp_path / "a.txt", "text")
+    assert caught.value.filename == str(tmp_path / "a.txt")
