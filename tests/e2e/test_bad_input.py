@@ -643,7 +643,7 @@ def test_no_list_is_read_and_overwritten(trained, capsys, clear):
         "a model to train with",
         "gen_model",
         ("--model", "ClassBin/model.h5"),
-        "argument --model: only with -s, which tests a model",
+        "argument --model: only with -s or --continue",
         code=2,
     ),
     Case(
