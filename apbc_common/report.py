@@ -221,11 +221,11 @@ def micrometres(defocus) -> str:
 
 def box_parts(project, tally, shown) -> dict:
     """Return the galleries and the boxes to look at first."""
-    there = [one for one in shown if one.image]
+    at, there = [m for m, one in enumerate(shown) if one.image], [one for one in shown if one.image]
     counts = [len(one.boxes) for one in there]
     score = np.concatenate([np.empty(0), *(one.micrograph.score for one in there)])
     pixels = np.concatenate([np.empty((0, BOX, BOX), np.uint8), *(one.boxes for one in there)])
-    which = np.repeat([shown.index(one) for one in there], counts)
+    which = np.repeat(np.array(at, int), counts)
     pick = np.concatenate([np.empty(0, int), *map(np.arange, counts)])
 
     def box(i):
