@@ -54,21 +54,9 @@ def learn(project, dataset, pixels, windows, parts, options, settings, classbin)
             if path.exists():
                 models[member], log = _read(path, pixels.shape[1], settings)
             else:
-                names = (("round", number, rounds), ("member", member + 1, len(parts)))
-                models[member], log = learning.train(
-                    pixels,
-                    windows.label,
-                    part["training"],
-                    part["validation"],
-                    options["epochs"],
-                    options["batch"],
-                    options["seed"] + SEEDS * (member + len(parts) * (number - 1)),
-                    "".join(f"{what} {n}/{count}, " for what, n, count in names if count > 1),
-                    models[member],
-                    1 / rounds,
-                    settings,
-                    windows.weight,
-                )
+                where = (number, rounds), (member, len(parts))
+                how = models[member], 1 / rounds, settings
+                models[member], log = _train(pixels, windows, part, options, where, *how)
                 _write(path, models[member], log)
             for name, values in log.items():
                 logs[member].setdefault(name, []).extend(values)
@@ -101,24 +89,33 @@ def go_on(pixels, windows, parts, models, options, settings):
     logs : list of dict
     """
     share, slower = GO_ON
+    share = 1.0 if options["epochs"] else share
+    settings = dataclasses.replace(settings, rate=slower * settings.rate)
     found = [
-        learning.train(
-            pixels,
-            windows.label,
-            part["training"],
-            part["validation"],
-            options["epochs"],
-            options["batch"],
-            options["seed"] + SEEDS * member,
-            f"member {member + 1}/{len(parts)}, " if len(parts) > 1 else "",
-            model,
-            1.0 if options["epochs"] else share,
-            dataclasses.replace(settings, rate=slower * settings.rate),
-            windows.weight,
-        )
-        for member, (model, part) in enumerate(zip(models, parts, strict=True))
+        _train(pixels, windows, part, options, ((1, 1), (i, len(parts))), model, share, settings)
+        for i, (model, part) in enumerate(zip(models, parts, strict=True))
     ]
     return tuple(map(list, zip(*found, strict=True)))
+
+
+def _train(pixels, windows, part, options, where, model, share, settings):
+    """Train one network: the round (from 1) and the member (from 0) of how many is ``where``."""
+    (number, rounds), (member, members) = where
+    names = (("round", number, rounds), ("member", member + 1, members))
+    return learning.train(
+        pixels,
+        windows.label,
+        part["training"],
+        part["validation"],
+        options["epochs"],
+        options["batch"],
+        options["seed"] + SEEDS * (member + members * (number - 1)),
+        "".join(f"{what} {n}/{count}, " for what, n, count in names if count > 1),
+        model,
+        share,
+        settings,
+        windows.weight,
+    )
 
 
 def kept(classbin, options) -> list:
