@@ -287,7 +287,7 @@ def chart_parts(tally) -> list[dict]:
     """Return the charts, each with what it shows in words."""
     threshold = tally.threshold
     picks = np.array([one.picks(threshold) for one in tally.micrographs])
-    score = np.concatenate([np.empty(0), *(one.score for one in tally.micrographs)])
+    score = tally.scores
     away = tallies.distances(tally)
     defocus = [one.defocus for one in tally.micrographs]
     known = None not in defocus

@@ -76,6 +76,11 @@ class Tally:
         return self.record["options"]["threshold"]
 
     @property
+    def scores(self) -> np.ndarray:
+        """Those of all candidates read: float64, (N,)."""
+        return np.concatenate([np.empty(0), *(one.score for one in self.micrographs)])
+
+    @property
     def diameter(self) -> float:
         """The particle's, in A: the model's, else twice the run's minimum distance."""
         if self.taught:
@@ -179,8 +184,7 @@ def levels(tally) -> dict:
         scores are no chances.
     """
     at = sorted({*STEPS, tally.threshold})
-    score = np.concatenate([np.empty(0), *(one.score for one in tally.micrographs)])
-    score = np.sort(score)[::-1]
+    score = np.sort(tally.scores)[::-1]
     picks = np.searchsorted(-score, -np.array(at), side="right")
     right = np.r_[0.0, score.cumsum()][picks]
     false = [

@@ -31,10 +31,11 @@ def watch(project, classbin, star, model_file, record, options, clear):
             nodes = _turn(project, classbin, star, model_file, record, now, clear)
             clear = False
             bad |= {name for name in whole if not files[name].exists()}
-        waiting = len(names) - len(bad) - sum(files[name].exists() for name in names)
-        if nodes and len(names) - waiting >= (options["until"] or float("inf")):
+        done = sum(name in bad or files[name].exists() for name in names)
+        if nodes and done >= (options["until"] or float("inf")):
             break
-        if (line := f"{waiting} of {len(names)} micrographs are still to come") != said:
+        line = f"{len(names) - done} of {len(names)} micrographs are still to come"
+        if names and line != said:
             cli.status(said := line)
         try:
             time.sleep(options["watch"])
