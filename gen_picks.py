@@ -26,6 +26,7 @@ OF_MICROGRAPHS = (
     "max_picks",
     "sample",
     "jobs",
+    "scheduler",
     "max_bad",
     "invert",
     "extract",
@@ -131,7 +132,13 @@ def build_parser():
         "--jobs",
         type=cli.jobs,
         metavar="N",
-        help="processes (default: 1, which uses two cores well)",
+        help="work in N processes, which share the cores (default: in one, which uses two well)",
+    )
+    add(
+        "--scheduler",
+        type=cli.scheduler,
+        metavar="ADDRESS",
+        help="work on the Dask cluster of this scheduler: tcp://HOST:PORT, or its scheduler file",
     )
     add(
         "--max-bad",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import datetime
 import fcntl
 import json
@@ -39,6 +40,13 @@ class ClassBin:
         self.folder = Path(out) if out else Path(project) / "ClassBin"
         self.grid_dir = self.folder if out else self.folder / "grid"
         self.picks_dir = self.folder if out else self.folder / "picks"
+
+    def absolute(self):
+        """Return the same for a process that may work in another folder."""
+        found = copy.copy(self)
+        for name, path in vars(self).items():
+            setattr(found, name, Path(os.path.abspath(path)))
+        return found
 
     def windows(self, part, kind) -> Path:
         """Return the folder of the PNG windows of a part ('train', 'test') and kind."""
@@ -127,6 +135,11 @@ class ClassBin:
     def candidates_file(self, rest) -> Path:
         """Return where a micrograph's candidates are kept, for the list of all of them."""
         return self.picks_dir / CANDIDATES / f"{rest}.star"
+
+    @property
+    def tries(self) -> Path:
+        """Where processes that pick say what they are at, as long as they are."""
+        return self.picks_dir / ".tries"
 
     @property
     def picks_list(self) -> Path:

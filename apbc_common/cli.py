@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shutil
 import sys
 import time
@@ -69,6 +70,11 @@ def percent(text) -> float:
 def jobs(text) -> int:
     """Argparse type: a number of processes."""
     return number(text, int, lambda value: 1 <= value <= 256, "a whole number from 1 to 256")
+
+
+def scheduler(text) -> str:
+    """Argparse type: the address of a Dask scheduler, or the file in which it tells it."""
+    return text if re.fullmatch(r"(\w+://)?[^/\s]+:\d+", text) else ProjectFile(text)
 
 
 def probability(text) -> float:

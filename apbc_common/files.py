@@ -65,6 +65,14 @@ def digest(path):
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def digest_all(paths):
+    """Hex SHA-256 of the contents of some files, one after the other."""
+    found = hashlib.sha256()
+    for path in paths:
+        found.update(Path(path).read_bytes())
+    return found.hexdigest()
+
+
 def write_bytes(path, data):
     """Write a small file in a folder that exists; leaner than `atomic`, for thousands of them."""
     folder, name = os.path.split(path)

@@ -31,7 +31,7 @@ def keras():
     return keras
 
 
-def share_cores(processes):
+def share_cores(cores):
     """Let each of so many processes score with its part of the cores; call it before any does.
 
     The TURNS of `all_ways` are computed at a time, each with its part of the threads: threads that
@@ -40,7 +40,8 @@ def share_cores(processes):
     keras()
     import tensorflow as tf
 
-    threads = max(1, len(os.sched_getaffinity(0)) // (TURNS * processes))
+    cores = cores or len(os.sched_getaffinity(0))
+    threads = max(1, cores // TURNS)
     with contextlib.suppress(RuntimeError):  # TensorFlow has begun: it keeps what it has
         tf.config.threading.set_intra_op_parallelism_threads(threads)
 

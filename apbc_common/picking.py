@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
+import pickle
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +15,7 @@ from . import (
     ApbcError,
     SomeSkipped,
     cli,
+    cluster,
     comparison,
     decision,
     direct,
@@ -25,7 +29,7 @@ from . import (
     relion,
     star,
 )
-from .classbin import CANDIDATES, ClassBin, Run, read_picking
+from .classbin import CANDIDATES, SIZES, ClassBin, Run, read_picking
 
 TOLERANCE = 0.01  # by which a micrograph's pixel may be larger than the model's
 MAX_BAD = 5.0  # per cent of the micrographs
@@ -377,24 +381,19 @@ def check_scale(listed, model_file, taught):
 
 
 def pick_all(work, todo, total, options):
-    """Pick micrographs of (name, A a pixel) in one process or more; return what is wrong with some.
+    """Pick micrographs of (name, A a pixel); return what is wrong with some.
 
     Raises
     ------
     ApbcError
         If too many can't be used.
     """
-    jobs = max(1, min(options["jobs"] or options["cores"] or 1, len(todo)))
-    job = functools.partial(pick_each, work, jobs)
-    if jobs > 1:
-        results = parallel.spread(job, (todo[start::jobs] for start in range(jobs)))
-    else:
-        results = job(todo)
     picks, bad, notes = 0, [], []
 
     def said(done, spent):
         return f"{picks} picks, {60 * done / max(spent, 1e-9):.0f} micrographs a minute"
 
+    results = pick_each(work, todo, cluster.Where.of(options))
     for result in cli.progress(results, "micrographs", len(todo), note=said):
         picks += result.picks
         if result.note:
@@ -429,24 +428,63 @@ def skip(fault, bad, total, options):
         )
 
 
-def pick_each(work, jobs, todo):
-    """Pick micrographs of (name, A a pixel) one by one, each read while the last is scored.
-
-    It is one of ``jobs`` processes that share the cores.
-
-    Yields
-    ------
-    Picked
-    """
+def pick_each(work, todo, where):
+    """Yield a `Picked` of each micrograph, from processes elsewhere or from this one."""
     if not todo:
         return
+    if not where:
+        picker = picker_of(work)
+        for name, *prepared in parallel.ahead(prepare(work, picker, *entry) for entry in todo):
+            yield finish(work, picker, name, *prepared)
+        return
+    job = functools.partial(pick_one, shipped(work))
+    classbin = work.classbin.absolute()
+    spread = cluster.spread(job, todo, where, classbin.picks_record, classbin.tries)
+    for (name, _), result in spread:
+        if isinstance(result, cluster.Killer):
+            path = work.project / name
+            result = Picked(name, fault=f"{path}: {cluster.TRIES} processes ended at work on it")
+        yield result
+
+
+def shipped(work):
+    """Return work for a process that may be elsewhere: bytes, without the record's long lists."""
+    taught = work.record["dataset"]
+    dataset = {name: taught[name] for name in (*SIZES, "source")}
+    record = {"dataset": dataset, "sha256": work.record["sha256"]}
+    project, model_file = (Path(os.path.abspath(p)) for p in (work.project, work.model_file))
+    return pickle.dumps(Work(project, work.classbin.absolute(), model_file, record, work.settings))
+
+
+_loading, _scoring = threading.Lock(), threading.Lock()
+
+
+@functools.lru_cache(1)
+def _received(work):
+    work = pickle.loads(work)
+    return work, picker_of(work)
+
+
+def pick_one(work, entry):
+    """Pick a micrograph of (name, A a pixel) on a worker, which keeps the model for the next.
+
+    While one is scored another may be made ready.
+    """
+    with _loading:
+        work, picker = _received(work)
+    prepared = prepare(work, picker, *entry)
+    with _scoring:
+        return finish(work, picker, *prepared)
+
+
+def picker_of(work):
+    """Load the model; return what picks with it."""
     settings, floor = work.settings, direct.FLOOR
     if settings["threshold"] < floor:
         floor = settings["threshold"] - 5e-5  # files have four decimals, rounded
-    network.share_cores(jobs)
-    model = network.load_model(work.model_file, work.record)
-    picker = direct.Picker(
-        model,
+    network.share_cores(cluster.cores())
+    return direct.Picker(
+        network.load_model(work.model_file, work.record),
         work.record["dataset"],
         settings["min_distance"],
         settings["border"],
@@ -454,17 +492,28 @@ def pick_each(work, jobs, todo):
         settings["stride"],
         settings["invert"],
     )
-    for name, prepared, fault, note in parallel.ahead(prepare_each(work.project, picker, todo)):
-        if fault:
-            yield Picked(name, fault=fault)
-            continue
-        xy, scores = picker.find(prepared)
-        kept = are_picks(scores, settings)
-        rest = relion.rest(name)
-        relion.write_coordinates(work.classbin.candidates_file(rest), xy, scores)
-        # Last: where this file is, the micrograph is done.
-        relion.write_coordinates(work.classbin.picks_file(rest), xy[kept], scores[kept])
-        yield Picked(name, int(kept.sum()), len(xy), note=note)
+
+
+def prepare(work, picker, name, apix):
+    """Return (name, prepared or None, what is wrong, what is odd) of a micrograph."""
+    try:
+        prepared, note = picker.prepare(work.project / name, apix)
+        return name, prepared, "", note
+    except (ApbcError, OSError, MemoryError) as err:
+        return name, None, cli.explain(err, work.project / name), ""
+
+
+def finish(work, picker, name, prepared, fault, note):
+    """Find the particles of a micrograph, and write them; return its `Picked`."""
+    if fault:
+        return Picked(name, fault=fault)
+    xy, scores = picker.find(prepared)
+    kept = are_picks(scores, work.settings)
+    rest = relion.rest(name)
+    relion.write_coordinates(work.classbin.candidates_file(rest), xy, scores)
+    # Last: where this file is, the micrograph is done.
+    relion.write_coordinates(work.classbin.picks_file(rest), xy[kept], scores[kept])
+    return Picked(name, int(kept.sum()), len(xy), note=note)
 
 
 def are_picks(scores, settings):
@@ -477,16 +526,6 @@ def cut(candidates, picks, settings):
     """Copy a micrograph's picks out of the file of its candidates."""
     block = relion.table(candidates, relion.X, "coordinate")
     star.copy(block, picks, are_picks(block.numbers(relion.SCORE)[:, 0], settings), {})
-
-
-def prepare_each(project, picker, todo):
-    """Yield (name, prepared or None, what is wrong, what is odd) of each micrograph."""
-    for name, apix in todo:
-        try:
-            prepared, note = picker.prepare(project / name, apix)
-            yield name, prepared, "", note
-        except (ApbcError, OSError, MemoryError) as err:
-            yield name, None, cli.explain(err, project / name), ""
 
 
 def write_lists(project, classbin, listed, done):
