@@ -99,7 +99,7 @@ install() {
     [ "$variant" != gpu ] || link_cuda_libraries
     local said  # TensorFlow is talkative when it starts
     said=$("$python" -c '
-import h5py, jinja2, matplotlib.pyplot, mrcfile, pandas, PIL, scipy, sklearn, tensorflow, tqdm
+import cryptography, distributed, h5py, jinja2, matplotlib.pyplot, mrcfile, pandas, PIL, scipy, sklearn, tensorflow, tqdm
 print("TensorFlow", tensorflow.__version__, "sees", len(tensorflow.config.list_physical_devices("GPU")), "GPU(s)")' 2>&1) || die "TensorFlow or a library does not start: $said"
     echo "$said" | tail -n 1
 }

@@ -270,9 +270,9 @@ def _check_versions(client, where):
     ours, theirs = _versions(found["client"]), {"the scheduler": found["scheduler"]}
     theirs |= {f"worker {address}": one for address, one in found["workers"].items()}
     for who, one in theirs.items():
-        if _versions(one) != ours:
+        if (has := _versions(one)) != ours:
             raise ApbcError(
-                f"{where.scheduler}: {who} has {_versions(one)}, this command {ours}; start all "
+                f"{where.scheduler}: {who} has {has}, this command {ours}; start all "
                 "with the environment that build.sh made"
             )
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
@@ -312,7 +312,7 @@ def _submitted(client, todo, left):
                 entries |= again
                 done.update(again)
                 continue
-            except CancelledError:
+            except (CancelledError, OSError):  # the connection: jobs raise no OSError
                 return
             future.release()
             index, item = entry

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import pickle
+import shutil
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -433,6 +434,7 @@ def pick_each(work, todo, where):
     if not todo:
         return
     if not where:
+        shutil.rmtree(work.classbin.tries, ignore_errors=True)  # of a killed run
         picker = picker_of(work)
         for name, *prepared in parallel.ahead(prepare(work, picker, *entry) for entry in todo):
             yield finish(work, picker, name, *prepared)

@@ -588,15 +588,15 @@ def many(_many, tmp_path):
 @pytest.mark.parametrize(
     ("jobs", "stop", "code"),
     [
-        pytest.param(1, signal.SIGKILL, -signal.SIGKILL, id="one killed"),
+        pytest.param(None, signal.SIGKILL, -signal.SIGKILL, id="one killed"),
         pytest.param(2, signal.SIGKILL, -signal.SIGKILL, id="two killed"),
         pytest.param(2, signal.SIGINT, 130, id="two interrupted"),
     ],
 )
 def test_a_stopped_run_is_continued_to_the_same_end(many, jobs, stop, code):
     project, expected = many
-    with started(project, "-j", jobs) as process:
-        wait_for(project, process, random.Random(jobs).randrange(3, 20))
+    with started(project, *(["-j", jobs] if jobs else [])) as process:
+        wait_for(project, process, random.Random(jobs or 0).randrange(3, 20))
         os.killpg(process.pid, stop)
         _, err = process.communicate(timeout=60)
         assert process.returncode == code and done(project) < 40
@@ -633,26 +633,28 @@ def test_20_kills_at_random_moments_do_not_show(taught):
     assert contents(project / PICKS) == expected
 
 
-def test_a_process_that_is_killed_is_told_of(many):
-    project, _ = many
+def test_a_process_that_is_killed_loses_nothing(many):
+    project, expected = many
     with started(project, "-j", 2) as process:
         wait_for(project, process, 3)
-        listed = subprocess.run(
-            ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        workers = [line.split()[0] for line in listed.stdout.splitlines() if "spawn_main" in line]
-        assert len(workers) == 2
-        os.kill(int(workers[1]), signal.SIGKILL)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert err.splitlines()[-1] == (
-        "gen_picks.py: error: a process ended too early (out of memory?); what is done stays; "
-        "run again with fewer --jobs"
+        kill_one(process, 0)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 0 and "Traceback" not in err, err
+    assert contents(project / PICKS).keys() == expected.keys()
+    assert contents(project / PICKS) == expected
+
+
+def kill_one(process, which):
+    """Kill one of the processes of a run, if so many have started."""
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
-    assert "Traceback" not in err and done(project) >= 3
+    workers = [line.split()[0] for line in listed.stdout.splitlines() if "spawn_main" in line]
+    if which < len(workers):
+        os.kill(int(workers[which]), signal.SIGKILL)
 
 
 # --- micrographs that can't be used --------------------------------------------------------------
