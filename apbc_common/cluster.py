@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -206,25 +207,33 @@ def _cluster(where, most):
     if where.scheduler:
         yield _address(where.scheduler), None
         return
+    with _local(min(where.jobs, most)) as cluster:
+        yield cluster.scheduler_address, cluster.security
+
+
+def _local(jobs):
+    """Start a cluster of processes here; they share the cores."""
     from distributed import LocalCluster
 
-    jobs = min(where.jobs, most)
     preload = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for this process
     try:
-        cluster = LocalCluster(
-            n_workers=jobs,
-            threads_per_worker=max(1, len(os.sched_getaffinity(0)) // jobs),
-            memory_limit=None,
-            security=True,  # other users of the machine could send it code
-            dashboard_address=None,
-            silence_logs=50,
-            preload=[preload],
-        )
+        for _ in range(TRIES):
+            try:
+                return LocalCluster(
+                    n_workers=jobs,
+                    threads_per_worker=max(1, len(os.sched_getaffinity(0)) // jobs),
+                    memory_limit=None,
+                    security=True,  # other users of the machine could send it code
+                    dashboard_address=None,
+                    silence_logs=logging.CRITICAL,
+                    preload=[preload],
+                )
+            except RuntimeError as err:  # one ended before it had begun
+                reason = err
+        raise ApbcError(f"{jobs} processes don't start ({reason}); give fewer --jobs")
     finally:
         signal.signal(signal.SIGINT, before)
-    with cluster:
-        yield cluster.scheduler_address, cluster.security
 
 
 def _address(scheduler):
