@@ -127,8 +127,7 @@ def _read(path, part, dataset):
     if not path.exists():
         raise ApbcError(f"{path}: not there; run gen_data.py again")
     block = relion.table(path, KIND, "window")
-    block.require(relion.MICROGRAPH, ROW, *([] if dataset["files"] else [PICTURE]))
-    text = block.read()
+    text = block.read(relion.MICROGRAPH, KIND, *([] if dataset["files"] else [PICTURE]))
     kind = text[KIND].to_numpy(object)
     counts = dataset["counts"][part]
     found = {"good": int((kind == "good").sum()), "bad": int((kind != "good").sum())}

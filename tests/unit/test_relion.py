@@ -117,8 +117,8 @@ def test_groups_in_any_order_and_unused_ones(tmp_path):
         ([("    2.500000", "    0.000000")], "rlnImagePixelSize 0 of group 2"),
         (
             [("000001@", "000002@")],
-            "2 images named a second time: 000002@Extract/job003/Movies/mic_a.mrcs (line 40); "
-            "000002@Extract/job003/Movies/mic_b.mrcs (line 43); remove them",
+            "2 images named a second time: 000002@Extract/job003/Movies/mic_a.mrcs (lines 39 and "
+            "40); 000002@Extract/job003/Movies/mic_b.mrcs (lines 42 and 43); remove them",
         ),
     ],
 )
