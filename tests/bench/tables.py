@@ -100,7 +100,7 @@ def bench(folder, rows, score):
     write_micrographs(folder / "micrographs.star", count)
     make_star(folder / "particles.star", rows)
     measure(folder, rows, "filter", "-c", FILTER, ROOT, folder)
-    data = ROOT / "gen_data.py", "-g", "good.star", "--no-png", "--diameter", 60, "--size", 48, "-c"
+    data = ROOT / "gen_data.py", "-g", "good.star", "--no-png", "--diameter", 60, "-c"
     measure(folder, rows, "gen_data -b", *data, "-b", "bad.star", "--o", "Split")
     measure(folder, rows, "read windows", "-c", READ, ROOT, folder)
     (folder / "bad.star").unlink()  # for the disk's sake
