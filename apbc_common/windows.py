@@ -72,7 +72,7 @@ class Window(NamedTuple):
 
 
 class Packed:
-    """Windows of one file, in a fifth of the memory that a list of them takes."""
+    """Windows of one file, in a third of the memory that a list of them takes."""
 
     def __init__(self, found):
         columns = zip(*found, strict=True)
