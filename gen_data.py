@@ -10,6 +10,7 @@ Example: gen_data.py -p . -g Select/job011/particles.star -b Select/job012/parti
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
 
@@ -416,21 +417,24 @@ def plan(source):
 
     Returns
     -------
-    work : dict of str to list of windows.Window
+    work : dict of str to windows.Packed
         Of each stack or micrograph.
     counts : dict
         Windows by part and kind.
     added : dict of str to dict
         By part, those 'derived' and those 'corrected'.
     """
+    from apbc_common import windows
+
     work = {}
     counts = {part: dict.fromkeys(KINDS, 0) for part in PARTS}
     added = {name: dict.fromkeys(PARTS, 0) for name in ("derived", "corrected")}
-    for window in source.windows():
-        work.setdefault(window.source, []).append(window)
-        counts[window.part][window.kind] += 1
-        for name, found in added.items():
-            found[window.part] += bool(getattr(window, name))
+    for file, of_file in itertools.groupby(source.windows(), lambda window: window.source):
+        work[file] = windows.Packed(of_file)
+        for window in work[file]:
+            counts[window.part][window.kind] += 1
+            for name, found in added.items():
+                found[window.part] += bool(getattr(window, name))
     return work, counts, added
 
 
@@ -442,6 +446,8 @@ def picture_of(one):
 
 def check_lists(lists):
     """Raise ApbcError for too few particles of a kind, or particles in both lists."""
+    import numpy as np
+
     from apbc_common import relion
 
     for kind, particles in lists.items():
@@ -451,12 +457,11 @@ def check_lists(lists):
                 f"expected at least {FEWEST}; select more classes"
             )
     good, bad = lists["good"], lists["bad"]
-    names = {good.name(row) for row in range(len(good))}
-    both = [name for name in map(bad.name, range(len(bad))) if name in names]
-    if both:
+    both = np.flatnonzero(relion.shared(bad, good))
+    if len(both):
         raise ApbcError(
             f"{bad.block.path}: {len(both)} of {len(bad)} particles are in "
-            f"{good.block.path} too: {relion.first(both)}; a particle is good or bad"
+            f"{good.block.path} too: {relion.first(map(bad.name, both))}; a particle is good or bad"
         )
 
 

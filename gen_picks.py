@@ -258,8 +258,8 @@ def classify(project, classbin, star, model_file, record, options, clear):
         windows = grid.Windows(project, particles, record["dataset"], invert)
         scores = grid.score(windows, scorer, classbin.scores)
         keep = grid.select(particles, scores, threshold, apart)
-        cells = {relion.SCORE: [f"{value:.4f}" for value in scores.tolist()]}
         for name in lists:
+            cells = {relion.SCORE: (f"{value:.4f}" for value in scores)}
             relion.copy_particles(particles, classbin.particles(name), keep[name], cells)
         classbin.scores.unlink()
         counts = {name: int(keep[name].sum()) for name in lists}

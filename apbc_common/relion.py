@@ -7,6 +7,7 @@ Coordinates are pixels of the micrograph, x along a row of the MRC file, first p
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 from collections.abc import Iterable
@@ -231,28 +232,59 @@ def image_names(block):
     StarError
         For a name that is not one of RELION's, or an image named twice.
     """
-    stacks, stack, section = {}, [], []
-    names = block.read(IMAGE)[IMAGE].tolist()
+    stacks = {}
+    stack, section = np.empty((2, block.rows), np.int32)
+    names = (name for piece in block.pieces(IMAGE) for name in piece[IMAGE])
     for row, name in enumerate(names):
         index, at, path = name.partition("@")  # the first one, as FileName::decompose
         if not at:
             index, path = "1", name
         number = int(index) if index.isascii() and index.isdecimal() and len(index) < 20 else 0
-        stack.append(stacks.setdefault(path, len(stacks)))
-        section.append(number - 1)
         if not 0 < number < 1 << 31 or not path:
             raise star.StarError(
                 f"{block.path}:{block.line + row}: {IMAGE} is {name!r}, expected 000001@stack.mrcs"
             )
-    stack, section = np.array(stack, np.int32), np.array(section, np.int32)
-    again = pd.Series(stack.astype(np.int64) << 32 | section).duplicated().to_numpy()
-    if again.any():
-        rows = np.flatnonzero(again)
-        raise star.StarError(
-            f"{block.path}: {len(rows)} images named a second time: "
-            f"{first(f'{names[row]} (line {block.line + row})' for row in rows)}; remove them"
-        )
+        stack[row] = stacks.setdefault(path, len(stacks))
+        section[row] = number - 1
+    _check_twice(block, list(stacks), stack, section)
     return list(stacks), stack, section
+
+
+def _check_twice(block, stacks, stack, section):
+    """Raise StarError for images that are named twice."""
+    key = _image_keys(stack, section)
+    again = np.flatnonzero(pd.Series(key).duplicated())
+    if len(again):
+        lines = ((np.argmax(key == key[row]) + block.line, row + block.line) for row in again)
+        names = (f"{section[row] + 1:06d}@{stacks[stack[row]]}" for row in again)
+        both = (f"{n} (lines {a} and {b})" for n, (a, b) in zip(names, lines, strict=True))
+        raise star.StarError(
+            f"{block.path}: {len(again)} images named a second time: {first(both)}; remove them"
+        )
+
+
+def _image_keys(stack, section):
+    """Return one number for each image: int64 (N,), negative where its stack is."""
+    return stack.astype(np.int64) << 32 | section
+
+
+def shared(particles, others) -> np.ndarray:
+    """Return which of the particles have an image that others have too: bool (N,)."""
+    index = {name: number for number, name in enumerate(others.stacks)}
+    stack = np.array([index.get(name, -1) for name in particles.stacks])[particles.stack]
+    theirs = _image_keys(others.stack, others.section)
+    return pd.Series(_image_keys(stack, particles.section)).isin(theirs).to_numpy()
+
+
+def rows_of(codes, names) -> dict:
+    """Return the rows (ndarray of int, growing) of each name that has any, by their first row.
+
+    ``codes`` are indices into ``names``.
+    """
+    order = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    found = zip(codes[order[starts]].tolist(), np.split(order, starts[1:]), strict=False)
+    return {names[code]: rows for code, rows in sorted(found, key=lambda one: one[1][0])}
 
 
 def _codes(block, label):
@@ -355,7 +387,7 @@ def first(items: Iterable[str], most=3):
     >>> first(["a", "b", "c", "d"])
     'a; b; c; ...'
     """
-    items = list(items)
+    items = list(itertools.islice(items, most + 1))
     return "; ".join(items[:most]) + ("; ..." if len(items) > most else "")
 
 
@@ -527,7 +559,7 @@ def read_all_coordinates(path):
     xy, scores
         As `read_coordinates`.
     rows : dict of str to ndarray of int, or None
-        Those of each micrograph, in the order of the file; None where it names none.
+        Those of each micrograph, as `rows_of`; None where it names none.
     """
     block = table(path, X, "coordinate")
     xy = block.numbers(X, Y)
@@ -535,9 +567,7 @@ def read_all_coordinates(path):
     names, codes = _codes(block, MICROGRAPH)
     if codes is None:
         return xy, scores, None
-    ends = np.cumsum(np.bincount(codes, minlength=len(names)))
-    parts = np.split(np.argsort(codes, kind="stable"), ends[:-1])
-    return xy, scores, dict(zip(names, parts, strict=False))  # no name leaves one empty part
+    return xy, scores, rows_of(codes, names)
 
 
 def extract_micrographs(project, stack):
@@ -606,7 +636,8 @@ def _option(command, name):
 def copy_particles(particles, target, keep, columns):
     """Write some rows of a particle list, unchanged but for some columns.
 
-    ``keep`` is bool (N,); ``columns`` are the cells of all N rows, as text, by label.
+    ``keep`` is bool (N,); ``columns`` are the cells of all N rows, as text, by label; see
+    `star.copy`.
     """
     star.copy(particles.block, target, keep, columns)
 

@@ -8,6 +8,7 @@ import tempfile
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from . import ApbcError, cli, png, relion, star, windows
 from .classbin import KINDS, PARTS
@@ -127,8 +128,7 @@ def _read(path, part, dataset):
     if not path.exists():
         raise ApbcError(f"{path}: not there; run gen_data.py again")
     block = relion.table(path, KIND, "window")
-    block.require(relion.MICROGRAPH, ROW, *([] if dataset["files"] else [PICTURE]))
-    text = block.read()
+    text = block.read(relion.MICROGRAPH, KIND, *([] if dataset["files"] else [PICTURE]))
     kind = text[KIND].to_numpy(object)
     counts = dataset["counts"][part]
     found = {"good": int((kind == "good").sum()), "bad": int((kind != "good").sum())}
@@ -255,11 +255,10 @@ def pixels(project, folder, dataset, samples) -> np.ndarray:
         out = np.memmap(file, np.uint8, "r+", shape=shape)
     if samples.picture is None:
         check_files(project, dataset)
-    names, number = np.unique(samples.source, return_inverse=True)
-    work, bad = _rows(number), []
-    for index, rows in cli.progress(work, "windows", len(samples), lambda one: len(one[1])):
+    work, bad = _by_source(samples.source), []
+    for name, rows in cli.progress(work, "windows", len(samples), lambda one: len(one[1])):
         if samples.picture is None:
-            out[rows] = cut(project, dataset, names[index], samples.where[rows])
+            out[rows] = cut(project, dataset, name, samples.where[rows])
         else:
             bad += _read_pictures(folder, samples.picture, rows, out)
     if bad:
@@ -272,16 +271,14 @@ def pixels(project, folder, dataset, samples) -> np.ndarray:
 
 def recut(project, dataset, samples, rows, out):
     """Cut some of the windows anew, where they are now, into ``out`` of `pixels`."""
-    names, number = np.unique(samples.source[rows], return_inverse=True)
-    for index, some in cli.progress(_rows(number), "windows", len(rows), lambda one: len(one[1])):
-        out[rows[some]] = cut(project, dataset, names[index], samples.where[rows[some]])
+    work = _by_source(samples.source[rows])
+    for name, some in cli.progress(work, "windows", len(rows), lambda one: len(one[1])):
+        out[rows[some]] = cut(project, dataset, name, samples.where[rows[some]])
 
 
-def _rows(number):
-    """Yield each number and the rows that have it."""
-    order = np.argsort(number, kind="stable")
-    starts = np.flatnonzero(np.diff(number[order], prepend=-1))
-    yield from zip(number[order[starts]], np.split(order, starts[1:]), strict=True)
+def _by_source(source):
+    """Return each stack or micrograph and the rows that have it."""
+    return relion.rows_of(*pd.factorize(source)).items()
 
 
 def _read_pictures(folder, pictures, rows, out):

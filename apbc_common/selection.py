@@ -19,19 +19,14 @@ def chosen(good, every) -> np.ndarray:
     ApbcError
         If the good list has particles that are not among all.
     """
-    names = [every.name(row) for row in range(len(every))]
-    row_of = {name: row for row, name in enumerate(names)}
-    wanted = [good.name(row) for row in range(len(good))]
-    strange = [name for name in wanted if name not in row_of]
-    if strange:
+    strange = np.flatnonzero(~relion.shared(good, every))
+    if len(strange):
         raise ApbcError(
-            f"{good.block.path}: {len(strange)} of {len(wanted)} particles are not in "
-            f"{every.block.path}: {relion.first(strange)}; give the list that they were selected "
-            "from"
+            f"{good.block.path}: {len(strange)} of {len(good)} particles are not in "
+            f"{every.block.path}: {relion.first(map(good.name, strange))}; give the list that they "
+            "were selected from"
         )
-    found = np.zeros(len(every), bool)
-    found[[row_of[name] for name in wanted]] = True
-    return found
+    return relion.shared(every, good)
 
 
 def scores(every, path) -> np.ndarray:
@@ -80,8 +75,7 @@ def beside(every, xy, good, bad, reach) -> np.ndarray:
         How near that is, in pixels of each of the M micrographs.
     """
     found = np.zeros(len(every), bool)
-    for index, near in enumerate(reach):
-        here = every.micrograph == index
-        rows = np.flatnonzero(here & bad)
-        found[rows] = peaks.nearest(xy[rows], xy[here & good]) <= near
+    for index, here in relion.rows_of(every.micrograph, range(len(reach))).items():
+        rows = here[bad[here]]
+        found[rows] = peaks.nearest(xy[rows], xy[here[good[here]]]) <= reach[index]
     return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import itertools
 import os
 import re
 from collections.abc import Iterator
@@ -34,6 +35,7 @@ CELL = re.compile(
 )
 BARE = re.compile(r"""(?!data_|loop_)[^\s"'#_]\S*""", re.ASCII)  # a cell that needs no quotes
 CONTROL = re.compile(r"[\0\n\r\v\f]")  # no STAR file can hold them
+PIECE = 1 << 17  # rows of a table whose text is in memory at a time
 
 
 class StarError(ApbcError):
@@ -84,34 +86,43 @@ class Block:
         """
         labels = labels or self.labels
         self.require(*labels)
-        if not self.loop:
-            table = pd.DataFrame([self._values()], columns=self.labels, dtype=object)
-            return table[list(labels)]
-        if not self.plain:
-            rows = [_text(cells(line)) for line in self.lines()]
-            table = pd.DataFrame(rows, columns=self.labels, dtype=object)
-            return table[list(labels)]
         if not self.rows:
             return pd.DataFrame(columns=list(labels), dtype=object)
-        return self._parse(labels, object)  # str would refuse names that are no UTF-8
+        return pd.concat(self.pieces(*labels), ignore_index=True)
+
+    def pieces(self, *labels) -> Iterator[pd.DataFrame]:
+        """Yield what `read` returns, PIECE rows at a time."""
+        labels = labels or self.labels
+        self.require(*labels)
+        if self.plain and self.rows:
+            yield from self._parse(labels, object)  # str would refuse names that are no UTF-8
+            return
+        rows = (
+            (_text(cells(line)) for line in self.lines()) if self.loop else iter([self._values()])
+        )
+        while piece := list(itertools.islice(rows, PIECE)):
+            yield pd.DataFrame(piece, columns=self.labels, dtype=object)[list(labels)]
 
     def _parse(self, labels, dtype):
-        """Return columns of a plain loop that has rows, as ``dtype``."""
+        """Yield pieces of a plain loop that has rows, as ``dtype``."""
         with open(self.path, "rb") as handle:
             handle.seek(self.offset)
-            return pd.read_csv(
+            pieces = pd.read_csv(
                 handle,
                 sep=r"\s+",
                 header=None,
                 names=self.labels,
                 usecols=labels,
                 nrows=self.rows,
+                chunksize=PIECE,
                 dtype=dtype,
                 na_filter=False,
                 quoting=csv.QUOTE_NONE,
                 engine="c",
                 encoding_errors="surrogateescape",
-            )[list(labels)]
+            )
+            for piece in pieces:
+                yield piece[list(labels)]
 
     def numbers(self, *labels) -> np.ndarray:
         """Return columns as float64, shape (rows, len(labels)).
@@ -124,7 +135,7 @@ class Block:
         self.require(*labels)
         if self.plain and self.rows:
             with contextlib.suppress(ValueError):
-                values = self._parse(labels, float).to_numpy()
+                values = np.concatenate([p.to_numpy() for p in self._parse(labels, float)])
                 if np.isfinite(values).all():
                     return values
         text = self.read(*labels)
@@ -321,8 +332,9 @@ def copy(block, target, keep, columns):
         Written whole or not at all.
     keep : ndarray of bool, shape (rows,)
         The rows to keep.
-    columns : dict of str to sequence of str, length rows
-        New cells by label; a label that the block lacks is added after the last one.
+    columns : dict of str to iterable of str
+        New cells of all rows by label, taken as they come, so that they need not fit into memory;
+        a label that the block lacks is added after the last one.
     """
     setters = [_cell_setter(block, label) for label in columns]
     new = [label for label in columns if label not in block.labels]

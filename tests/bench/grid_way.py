@@ -4,8 +4,8 @@
 Example: python tests/bench/grid_way.py
 
 Prints ratios (medians of runs in turn, so that a noisy machine weighs on both sides) beside the
-bounds that they are held to, the peak memory of each script at two sizes, and the time and memory
-that a list of 10^6 particles takes. Nothing is kept.
+bounds that they are held to, and the peak memory of each script at two sizes. Nothing is kept. Long
+lists are for tables.py.
 """
 
 import argparse
@@ -207,47 +207,11 @@ def bench_memory(folder, sizes):
         print(f"{script}: peak memory at {' and '.join(map(str, sizes))} particles: {both}")
 
 
-def bench_table(folder, rows):
-    """A long particles.star read, filtered and written, in a process of its own."""
-    from make_star import make_star
-
-    make_star(folder / "particles.star", rows)
-    particles_per_stack, header = 200, bytearray(1024)
-    np.frombuffer(header, "<i4", 4)[:] = SIZE, SIZE, particles_per_stack, 2
-    header[208:216] = b"MAP DD\0\0"
-    for number in range(1, -(-rows // particles_per_stack) + 1):  # sparse files: headers only
-        path = folder / f"Extract/job012/Movies/micrograph_{number:06d}.mrcs"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(header)
-            file.truncate(1024 + 4 * SIZE**2 * particles_per_stack)
-    memory, seconds = peak("-c", TABLE_JOB, ROOT, folder)
-    print(
-        f"particles.star of {rows} rows and 26 columns read, filtered, written: "
-        f"{seconds:.0f} s, peak {memory:.0f} MB (bounds: 60 s, 2000 MB for 10^6)"
-    )
-
-
-TABLE_JOB = """
-import sys
-root, folder = sys.argv[1:]
-sys.path.insert(0, root)
-import numpy as np
-from apbc_common import relion
-particles = relion.read_particles(folder, folder + "/particles.star")
-true = np.random.default_rng(0).random(len(particles)) < 0.5
-values = ["0.1234"] * len(particles)
-relion.copy_particles(particles, folder + "/true.star", true, {relion.SCORE: values})
-relion.copy_particles(particles, folder + "/false.star", ~true, {relion.SCORE: values})
-"""
-
-
 def main(argv=None) -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="grid_way.py", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=5, help="of each in turn (default: 5)")
     parser.add_argument("--particles", type=int, default=6000, help="timed (default: 6000)")
-    parser.add_argument("--rows", type=int, default=1_000_000, help="of the long list")
     args = parser.parse_args(argv)
     network.keras()
     bench_help(args.runs)
@@ -264,7 +228,6 @@ def main(argv=None) -> int:
         bench_picks(folder, args.particles, args.runs)
         bench_training(folder, args.particles, args.runs)
         bench_memory(folder, (2_000, 20_000))
-        bench_table(folder, args.rows)
     return 0
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+PER_MICROGRAPH, BOX = 200, 64  # particles, px
+MICROGRAPH = "MotionCorr/job002/Movies/micrograph_{mic:06d}.mrc"
+STACK = "Extract/job012/Movies/micrograph_{mic:06d}.mrcs"
 OPTICS = """
 # version 30001
 
@@ -36,8 +39,8 @@ COLUMNS = {
     "rlnAutopickFigureOfMerit": "{u:12.6f}",
     "rlnClassNumber": "{klass:12d}",
     "rlnAnglePsi": "{angle:12.6f}",
-    "rlnImageName": "{section:06d}@Extract/job012/Movies/micrograph_{mic:06d}.mrcs",
-    "rlnMicrographName": "MotionCorr/job002/Movies/micrograph_{mic:06d}.mrc",
+    "rlnImageName": "{section:06d}@" + STACK,
+    "rlnMicrographName": MICROGRAPH,
     "rlnOpticsGroup": "{group:12d}",
     "rlnCtfMaxResolution": "{u:12.6f}",
     "rlnCtfFigureOfMerit": "{u:12.6f}",
@@ -61,8 +64,8 @@ COLUMNS = {
 ROWS = 10_000  # formatted at a time
 
 
-def make_star(path, rows, per_micrograph=200, seed=0):
-    """Write ``rows`` particles of two optics groups, ``per_micrograph`` of them on each micrograph.
+def make_star(path, rows, seed=0):
+    """Write ``rows`` particles of two optics groups, PER_MICROGRAPH of them on each micrograph.
 
     The stacks that they name are not made. 10^6 rows are 412 MB.
 
@@ -70,7 +73,7 @@ def make_star(path, rows, per_micrograph=200, seed=0):
     ----------
     path : path-like
         Overwritten.
-    rows, per_micrograph, seed : int
+    rows, seed : int
     """
     rng = np.random.default_rng(seed)
     line = " ".join(COLUMNS.values()) + " \n"
@@ -79,16 +82,16 @@ def make_star(path, rows, per_micrograph=200, seed=0):
         out.write(f"{OPTICS}\n# version 30001\n\ndata_particles\n\nloop_ \n{labels}")
         for start in range(0, rows, ROWS):
             index = np.arange(start, min(start + ROWS, rows))
-            out.writelines(line.format(**cells) for cells in _chunk(rng, index, per_micrograph))
+            out.writelines(line.format(**cells) for cells in _chunk(rng, index))
         out.write(" \n")
 
 
-def _chunk(rng, index, per_micrograph):
+def _chunk(rng, index):
     """Return the fields of the rows ``index``: a dict for each."""
     count = len(index)
     fields = {
-        "mic": index // per_micrograph + 1,
-        "section": index % per_micrograph + 1,
+        "mic": index // PER_MICROGRAPH + 1,
+        "section": index % PER_MICROGRAPH + 1,
         "x": rng.uniform(100, 3900, count),
         "y": rng.uniform(100, 3900, count),
         "u": rng.random(count),

@@ -410,7 +410,8 @@ def test_of_many_faults_the_first_three_are_named(project, capsys):
         "twice in one list",
         "gen_data",
         DATA,
-        f"{{p}}/{GOOD}: 1 images named a second time: 000002@{STACK} (line 33); remove them",
+        f"{{p}}/{GOOD}: 1 images named a second time: 000002@{STACK} (lines 32 and 33); "
+        "remove them",
         edit(GOOD, "000003@", "000002@", 1),
     ),
     Case(

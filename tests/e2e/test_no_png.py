@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from conftest import read_mrc
+from conftest import contents, read_mrc
 
 from apbc_common import classbin, mrc, samples, star
 
@@ -51,6 +51,21 @@ def test_the_lists_lead_back_to_the_particles(project):
         row = names[found.kind[index]].iloc[found.row[index]]
         assert row["rlnImageName"] == found.name(index, "")
         assert row["rlnMicrographName"] == found.micrograph[index]
+
+
+@pytest.mark.parametrize("options", [(), ("--from-micrographs",)])
+def test_lists_read_in_pieces_give_the_same_files(trained, monkeypatch, options):
+    def written(out):
+        made = ("--no-png", "--o", f"{out}/data")
+        assert trained.call("gen_data", *lists(trained), *options, *made) == 0
+        every = ("-i", "Extract/job005/particles.star", "--threshold", 0.5, "--o", f"{out}/picks")
+        assert trained.call("gen_picks", *every) == 0
+        return {path: data for path, data in contents(trained / out).items() if "run_" not in path}
+
+    whole = written("whole")
+    assert len(whole) == 5 and b"@" in whole["picks/particles_true.star"]
+    monkeypatch.setattr(star, "PIECE", 3)
+    assert written("pieces") == whole
 
 
 def test_a_model_without_pictures_is_that_with_them(project):

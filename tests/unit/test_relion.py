@@ -117,8 +117,8 @@ def test_groups_in_any_order_and_unused_ones(tmp_path):
         ([("    2.500000", "    0.000000")], "rlnImagePixelSize 0 of group 2"),
         (
             [("000001@", "000002@")],
-            "2 images named a second time: 000002@Extract/job003/Movies/mic_a.mrcs (line 40); "
-            "000002@Extract/job003/Movies/mic_b.mrcs (line 43); remove them",
+            "2 images named a second time: 000002@Extract/job003/Movies/mic_a.mrcs (lines 39 and "
+            "40); 000002@Extract/job003/Movies/mic_b.mrcs (lines 42 and 43); remove them",
         ),
     ],
 )
@@ -141,6 +141,70 @@ def test_an_image_name_that_is_none(tmp_path, name):
     assert error(relion.read_particles, tmp_path, path) == (
         f"{path}:{line}: rlnImageName is {name!r}, expected 000001@stack.mrcs"
     )
+
+
+def images(folder, names, name="images.star"):
+    """The block of a list with nothing but image names."""
+    path = put(folder, "data_\nloop_\n_rlnImageName\n" + "".join(f"{n}\n" for n in names), name)
+    return star.scan(path)[""]
+
+
+@pytest.mark.parametrize("piece", [1, 3, 1000])
+def test_images_named_twice_far_apart_are_named_with_both_lines(tmp_path, monkeypatch, piece):
+    monkeypatch.setattr(star, "PIECE", piece)
+    names = [f"{i:06d}@{stack}.mrcs" for i in range(1, 11) for stack in "ab"]
+    assert relion.image_names(images(tmp_path, names))[0] == ["a.mrcs", "b.mrcs"]
+    block = images(tmp_path, [*names, "2@b.mrcs", "a.mrcs", "000001@a.mrcs"])
+    assert error(relion.image_names, block) == (
+        f"{block.path}: 3 images named a second time: 000002@b.mrcs (lines 7 and 24); "
+        "000001@a.mrcs (lines 4 and 25); 000001@a.mrcs (lines 4 and 26); remove them"
+    )
+
+
+def test_an_image_name_that_is_none_is_found_in_any_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr(star, "PIECE", 2)
+    block = images(tmp_path, ["1@a.mrcs", "2@a.mrcs", "3@a.mrcs", "0@a.mrcs"])
+    message = f"{block.path}:7: rlnImageName is '0@a.mrcs', expected 000001@stack.mrcs"
+    assert error(relion.image_names, block) == message
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_particles_in_pieces_are_the_same(tmp_path, monkeypatch, version):
+    make_stacks(tmp_path)
+    path = changed(tmp_path, version)
+    whole = relion.read_particles(tmp_path, path)
+    monkeypatch.setattr(star, "PIECE", 1)
+    pieces = relion.read_particles(tmp_path, path)
+    for name in ("stacks", "optics", "micrographs"):
+        assert getattr(pieces, name) == getattr(whole, name)
+    for name in ("stack", "section", "group", "micrograph", "xy"):
+        found, expected = getattr(pieces, name), getattr(whole, name)
+        assert found.dtype == expected.dtype and np.array_equal(found, expected)
+
+
+def of_images(folder, names):
+    """Particles that have images and nothing else."""
+    block = images(folder, names)
+    stacks, stack, section = relion.image_names(block)
+    nothing = np.zeros(len(section), np.int32)
+    return relion.Particles(
+        block, [], nothing, stacks, stack, section, [], None, None, np.arange(len(section))
+    )
+
+
+def test_which_images_two_lists_share(tmp_path):
+    one = of_images(tmp_path, ["1@a.mrcs", "1@b.mrcs", "2@a.mrcs", "000003@c.mrcs", "2@d.mrcs"])
+    other = of_images(tmp_path, ["3@c.mrcs", "1@b.mrcs", "2@b.mrcs", "1@c.mrcs"])
+    assert relion.shared(one, other).tolist() == [False, True, False, True, False]
+    assert relion.shared(other, one).tolist() == [True, True, False, False]
+    assert not relion.shared(one, other.some(np.zeros(4, bool))).any()
+
+
+def test_the_rows_of_each_name():
+    found = relion.rows_of(np.array([2, 0, 2, 3, 0], np.int32), ["a", "b", "c", "d"])
+    rows = {name: rows.tolist() for name, rows in found.items()}
+    assert list(rows.items()) == [("c", [0, 2]), ("a", [1, 4]), ("d", [3])]
+    assert relion.rows_of(np.empty(0, np.int32), ["a"]) == {}
 
 
 def test_a_name_without_a_number_is_an_image_of_its_own(tmp_path):

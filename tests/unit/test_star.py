@@ -192,6 +192,32 @@ def test_read_of_quoted_rows(tmp_path):
     assert block.numbers("rlnCoordinateX")[:, 0].tolist() == [1.5, 2.0]
 
 
+@pytest.mark.parametrize("piece", [1, 2, 3, 4])
+@pytest.mark.parametrize("last", ["4@a.mrcs 4 y", "'4@a b' 4 y # end"])
+@pytest.mark.parametrize("end", ["", "\n", TAIL])
+def test_a_table_in_pieces_is_the_whole_table(tmp_path, monkeypatch, piece, last, end):
+    block = table(tmp_path, *ROWS, last, end=end)
+    whole, numbers = block.read(), block.numbers("rlnCoordinateX")
+    monkeypatch.setattr(star, "PIECE", piece)
+    pieces = list(block.pieces("rlnUnknownThing"))
+    assert [len(part) for part in pieces] == [piece] * (4 // piece) + [4 % piece] * (4 % piece > 0)
+    assert [cell for part in pieces for cell in part["rlnUnknownThing"]] == [
+        "1.0e-07",
+        "001",
+        *"xy",
+    ]
+    again = block.read()
+    assert again.equals(whole) and again.index.equals(whole.index)
+    assert block.numbers("rlnCoordinateX").tolist() == numbers.tolist() == [[1.5], [2], [3], [4]]
+
+
+def test_a_cell_that_is_no_number_is_found_in_any_piece(tmp_path, monkeypatch):
+    monkeypatch.setattr(star, "PIECE", 2)
+    block = table(tmp_path, *ROWS, "4@a.mrcs 4 y", "5@a.mrcs abc z")
+    message = f"{block.path}:{block.line + 4}: rlnCoordinateX is 'abc', expected a number"
+    assert error(block.numbers, "rlnCoordinateX") == message
+
+
 def test_read_keeps_bytes_that_are_no_utf8(tmp_path):
     block = table(tmp_path, "1@a.mrcs 1 x")
     path = put(tmp_path, block.path.read_bytes().replace(b"a.mrcs", b"\xe4.mrcs"))
@@ -295,6 +321,13 @@ def test_copy_of_a_file_without_a_last_line_end(tmp_path):
     assert text == OPTICS + HEADER + "3@a.mrcs 3 1\n"
 
 
+def test_copy_takes_cells_as_they_come(tmp_path):
+    block = table(tmp_path, *ROWS, end=TAIL)
+    cells = (f"0.{i}" for i in range(3))
+    text = copied(block, [False, True, False], "rlnCoordinateX", cells)
+    assert text == OPTICS + HEADER + " 2@a.mrcs\t0.1   001 \n" + TAIL[1:]
+
+
 def test_copy_of_no_rows_and_of_an_empty_loop(tmp_path):
     block = table(tmp_path, *ROWS, end=TAIL)
     text = copied(block, [False] * 3, SCORE, ["0"] * 3)
@@ -303,10 +336,11 @@ def test_copy_of_no_rows_and_of_an_empty_loop(tmp_path):
     assert copied(empty, [], "b", []) == "data_\nloop_\n_a #1\n_b #2 \n"
 
 
-def test_copy_with_too_few_values_leaves_nothing(tmp_path):
+@pytest.mark.parametrize("kind", [list, iter])
+def test_copy_with_too_few_values_leaves_nothing(tmp_path, kind):
     block = table(tmp_path, *ROWS)
     with pytest.raises(ValueError, match="zip"):
-        copied(block, [True] * 3, SCORE, ["1"])
+        copied(block, [True] * 3, SCORE, kind(["1"]))
     assert [path.name for path in tmp_path.iterdir()] == ["f.star"]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from apbc_common import ApbcError, images, mrc, relion, windows
+from apbc_common import ApbcError, images, mrc, relion, star, windows
 
 NX, NY, APIX = 300, 240, 4.0
 GEOMETRY = windows.Geometry(24, 110.4, 120.0)  # px, A, A: 4.6 A a pixel, not quite
@@ -230,6 +230,54 @@ def test_an_added_micrograph_leaves_the_places_of_the_others(tmp_path):
     for kind in more.xy:
         del more.xy[kind][last]
     assert by_kind(more.source(), "offcentre") == {n: derived[n] for n in more.names}
+
+
+# --- of stacks ----------------------------------------------------------------------------------
+
+
+def of_stacks(folder, **stacks):
+    """A source of which each list names these stacks, row by row."""
+    lists = {}
+    for kind, letters in stacks.items():
+        rows = [f"{i:06d}@{kind if s == 'x' else ''}{s}.mrcs" for i, s in enumerate(letters, 1)]
+        path = folder / f"{kind}.star"
+        path.write_text("data_\nloop_\n_rlnImageName\n" + "".join(f"{row}\n" for row in rows))
+        block = star.scan(path)[""]
+        found = relion.image_names(block)
+        row = np.arange(len(rows))
+        lists[kind] = relion.Particles(block, [], row, *found, [], None, None, row)
+    return windows.Stacks(folder, lists, GEOMETRY, 0)
+
+
+def test_windows_come_stack_by_stack_in_the_order_of_the_lists(tmp_path):
+    source = of_stacks(tmp_path, good="caxbca", bad="baba")
+    found = [(w.source, w.kind, w.row) for w in source.windows()]
+    assert found == [
+        *[("b.mrcs", "bad", 0), ("b.mrcs", "bad", 2), ("b.mrcs", "good", 3)],
+        *[("a.mrcs", "bad", 1), ("a.mrcs", "bad", 3), ("a.mrcs", "good", 1), ("a.mrcs", "good", 5)],
+        *[("c.mrcs", "good", 0), ("c.mrcs", "good", 4), ("goodx.mrcs", "good", 2)],
+    ]
+
+
+def test_the_part_of_a_window_is_that_of_its_row(tmp_path):
+    source = of_stacks(tmp_path, good="abc" * 10, bad="ba" * 10)
+    for label, (kind, particles) in enumerate(sorted(source.lists.items())):
+        parts = windows.split(len(particles), [0, label])
+        found = [w for w in source.windows() if w.kind == kind]
+        assert len(found) == len(particles)
+        for window in found:
+            assert window.part == parts[window.row]
+            assert window.where + 1 == window.number == window.row + 1
+            assert window.micrograph == window.source
+
+
+def test_packed_windows_are_the_same(lists, tmp_path):
+    for source in (lists.source(), of_stacks(tmp_path, good="ab", bad="ba")):
+        found = list(source.windows())
+        packed = windows.Packed(found)
+        assert len(packed) == len(found)
+        assert list(packed) == list(packed) == found  # as often as one likes
+        assert {type(w.where) for w in packed} == {type(w.where) for w in found}
 
 
 # --- what is refused -----------------------------------------------------------------------------
