@@ -25,8 +25,6 @@ OF_MICROGRAPHS = (
     "border",
     "max_picks",
     "sample",
-    "jobs",
-    "scheduler",
     "max_bad",
     "invert",
     "extract",
@@ -73,6 +71,19 @@ def build_parser():
         metavar="A",
         help="between picks (default: half the particle's diameter); for particles: also write "
         "particles_unique.star, the best of those less than A apart",
+    )
+    add(
+        "-j",
+        "--jobs",
+        type=cli.jobs,
+        metavar="N",
+        help="work in N processes, which share the cores (default: in one, which uses two well)",
+    )
+    add(
+        "--scheduler",
+        type=cli.scheduler,
+        metavar="ADDRESS",
+        help="work on the Dask cluster of this scheduler: tcp://HOST:PORT, or its scheduler file",
     )
     cli.add_clear(parser, "--clear")
     add = parser.add_argument_group("for micrographs").add_argument
@@ -126,19 +137,6 @@ def build_parser():
         type=cli.positive_int,
         metavar="N",
         help="with --watch: end once N micrographs are picked or can't be used",
-    )
-    add(
-        "-j",
-        "--jobs",
-        type=cli.jobs,
-        metavar="N",
-        help="work in N processes, which share the cores (default: in one, which uses two well)",
-    )
-    add(
-        "--scheduler",
-        type=cli.scheduler,
-        metavar="ADDRESS",
-        help="work on the Dask cluster of this scheduler: tcp://HOST:PORT, or its scheduler file",
     )
     add(
         "--max-bad",
@@ -229,7 +227,7 @@ def generate(project, star, model_file, options, out, clear):
 
 def classify(project, classbin, star, model_file, record, options, clear):
     """Check, score what has no score yet, and write the lists."""
-    from apbc_common import grid, names, network, relion
+    from apbc_common import cluster, grid, names, network, relion
 
     threshold = WINDOWS_FROM if options["threshold"] is None else options["threshold"]
     min_distance, micrographs = options["min_distance"], options["micrographs"]
@@ -239,7 +237,7 @@ def classify(project, classbin, star, model_file, record, options, clear):
     grid.check_box(particles, model_file, record["dataset"])
     apart = grid.distances_px(project, particles, micrographs, min_distance)
     invert = grid.differs(project, particles, micrographs, record["dataset"])
-    model = network.uncalibrated(network.load_model(model_file, record))
+    network.check_model(model_file, record)
     run = Run(
         classbin.record("gen_picks"),
         project,
@@ -254,9 +252,10 @@ def classify(project, classbin, star, model_file, record, options, clear):
         print(f"finished before: nothing to do -> {', '.join(map(str, outputs))}")
         return nodes
     with run.writing([*outputs, classbin.scores]):
-        scorer = network.Scorer(model, options["batch"] or BATCH)
         windows = grid.Windows(project, particles, record["dataset"], invert)
-        scores = grid.score(windows, scorer, classbin.scores)
+        work = grid.Work(model_file, record, options["batch"] or BATCH)
+        where = cluster.Where.of(options)
+        scores = grid.score(windows, work, where, classbin.scores, run.record)
         keep = grid.select(particles, scores, threshold, apart)
         for name in lists:
             cells = {relion.SCORE: (f"{value:.4f}" for value in scores)}
@@ -297,7 +296,7 @@ def main(argv=None) -> int:
         parser.error("argument --until: only with --watch")
     if args.fdr is not None and args.threshold is not None:
         parser.error("argument --fdr: not with --threshold, which it chooses")
-    names = ("threshold", "min_distance", "cores", *OF_MICROGRAPHS, *OF_PARTICLES)
+    names = ("threshold", "min_distance", "jobs", "cores", "scheduler", *OF_MICROGRAPHS, *OF_PARTICLES)
     return cli.run(
         parser.prog,
         generate,

@@ -137,11 +137,6 @@ class ClassBin:
         return self.picks_dir / CANDIDATES / f"{rest}.star"
 
     @property
-    def tries(self) -> Path:
-        """Where processes that pick say what they are at, as long as they are."""
-        return self.picks_dir / ".tries"
-
-    @property
     def picks_list(self) -> Path:
         """Return the list of pick files that RELION 4 and 5 take."""
         return self.picks_dir / "autopick.star"
@@ -235,6 +230,11 @@ class ClassBin:
         return self.folder / f"run_{script}.json"
 
 
+def tries(record) -> Path:
+    """Return where processes say what they are at, while the run of a record goes on."""
+    return Path(record).with_name(".tries")
+
+
 def model_record(model) -> Path:
     """Return where the record of a model lies: beside it."""
     return Path(model).with_suffix(".json")
@@ -285,6 +285,13 @@ def read_model_record(model):
     ):
         raise ApbcError(f"{path}: damaged; run gen_model.py again")
     return record
+
+
+def what_models_need(record):
+    """Return a model's record without its long lists: what a process needs that works with it."""
+    taught = record["dataset"]
+    dataset = {name: taught[name] for name in (*SIZES, "source", "contrast")}
+    return {"dataset": dataset, "sha256": record["sha256"]}
 
 
 def read_picking(path):

@@ -17,7 +17,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import NamedTuple
 
-from . import ApbcError, cli, files
+from . import ApbcError, classbin, cli, files
 
 CODE = files.digest_all(sorted(Path(__file__).parent.glob("*.py")))  # as it was when it was loaded
 TRIES = 3  # that an item has: one that ends its process each time is set aside
@@ -45,7 +45,7 @@ class Killer(NamedTuple):
     """What came of an item whose process ended, in each of TRIES."""
 
 
-def spread(job, items, where, proof, tries):
+def spread(job, items, where, record):
     """Yield (item, what ``job`` returns of it), in the order in which they are done.
 
     A worker that is lost loses nothing: what it was at is done by another. So is all that is left
@@ -58,10 +58,9 @@ def spread(job, items, where, proof, tries):
     items : list
         Job and items can be pickled, and name files by absolute paths.
     where : Where
-    proof : pathlib.Path
-        A file that every worker must see as it is here, or it has other files than we.
-    tries : pathlib.Path
-        A folder below which it is kept, while this runs, what is being worked on.
+    record : pathlib.Path
+        Of the run: every worker must see it as it is here, or it has other files than we. Beside it
+        is kept what is being worked on.
 
     Yields
     ------
@@ -75,8 +74,9 @@ def spread(job, items, where, proof, tries):
     ApbcError
         Or what a job raised, errors of the system among it.
     """
-    proof = Path(os.path.abspath(proof))
-    order = pickle.dumps((job, tries, proof, files.digest(proof), CODE))
+    record = Path(os.path.abspath(record))
+    tries = classbin.tries(record)
+    order = pickle.dumps((job, tries, record, files.digest(record), CODE))
     todo = functools.partial(_carrier(os.fspath(Path(__file__).parents[1])), order)
     left = dict(enumerate(items))
     shutil.rmtree(tries, ignore_errors=True)
@@ -136,8 +136,8 @@ def attempt(order, entry):
     Of that its file tells, which has a byte for each try that has begun and not ended. What was
     begun once is tried again alone: the one beside it may have been the one at fault.
     """
-    job, tries, proof, digest, code = pickle.loads(order)
-    _check_here(proof, digest, code)
+    job, tries, record, digest, code = pickle.loads(order)
+    _check_here(record, digest, code)
     index, item = entry
     path = tries / str(index)
     before = path.stat().st_size if path.exists() else 0

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import functools
+import os
+import pickle
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from . import ApbcError, cli, contrast, mrc, parallel, peaks, relion
+from . import ApbcError, cli, cluster, contrast, devices, mrc, network, parallel, peaks, relion
+from .classbin import what_models_need
 from .windows import Geometry, from_stack
 
 TOLERANCE = 0.01  # by which the box may differ from the model's, in A
+PART = 4096  # windows that a worker gets at a time
 OPEN_STACKS = 16  # kept mapped, since lists may be sorted by anything
 
 
@@ -75,16 +80,24 @@ def distances_px(project, particles, micrographs_star, min_distance):
     return (min_distance / apix).tolist()
 
 
+class Rows(NamedTuple):
+    """Some rows of a particle list: which sections (N,) of which stacks (N,), by name."""
+
+    stacks: list
+    stack: np.ndarray
+    section: np.ndarray
+
+
 class Windows(NamedTuple):
     """The windows of a list, as the model was taught with."""
 
     project: Path
-    particles: relion.Particles
+    particles: relion.Particles | Rows
     taught: dict  # the data set of the model's record
     invert: bool
 
-    def read(self, start, batch):
-        """Yield windows (``batch``, size, size) uint8 in the order of the list, from ``start`` on.
+    def read(self, starts, batch):
+        """Yield windows (``batch``, size, size) uint8 in the order of the list, from each start on.
 
         Raises
         ------
@@ -95,7 +108,7 @@ class Windows(NamedTuple):
         taught = (self.taught[name] for name in ("window_px", "window_angst", "box_angst"))
         geometry = Geometry(*taught)
         opened = functools.lru_cache(OPEN_STACKS)(mrc.Stack)
-        for at in range(start, len(particles), batch):
+        for at in starts:
             stacks, sections = particles.stack[at : at + batch], particles.section[at : at + batch]
             edges = np.flatnonzero(np.diff(stacks, prepend=-1, append=-1))
             found = []
@@ -105,37 +118,105 @@ class Windows(NamedTuple):
             cut = np.concatenate(found)
             yield 255 - cut if self.invert else cut
 
+    def part(self, start):
+        """Return PART of them, for a worker."""
+        rows = slice(start, start + PART)
+        used, stack = np.unique(self.particles.stack[rows], return_inverse=True)
+        names = [self.particles.stacks[i] for i in used]
+        return start, Rows(names, stack, np.array(self.particles.section[rows]))
 
-def score(windows, scorer, journal):
+
+class Work(NamedTuple):
+    """What a process needs to score windows."""
+
+    model_file: Path
+    record: dict
+    batch: int
+
+    def scorer(self):
+        """Load the model."""
+        devices.share_cores(cluster.cores())
+        model = network.uncalibrated(network.load_model(self.model_file, self.record))
+        return network.Scorer(model, self.batch)
+
+
+def score(windows, work, where, journal, record):
     """Score every window; a killed run goes on from the file ``journal``, which has scores so far.
 
     Parameters
     ----------
     windows : Windows
-    scorer : network.Scorer
-    journal : Path
+    work : Work
+    where : cluster.Where or None
+        Which processes do so; None: this one.
+    journal, record : Path
+        The latter of the run.
 
     Returns
     -------
     ndarray of float32, shape (N,)
         Probabilities, rounded to the four decimals written.
     """
-    batch, count = scorer.batch, len(windows.particles)
-    done = np.fromfile(journal, np.float32) if journal.exists() else np.empty(0, np.float32)
-    done = done[: len(done) // batch * batch][:count]
-    scores = np.empty(count, np.float32)
-    scores[: len(done)] = done
+    count = len(windows.particles.stack)
+    scores = np.fromfile(journal, np.float32) if journal.exists() else np.empty(0, np.float32)
+    if len(scores) != count:
+        scores = np.full(count, np.nan, np.float32)
+    way, size = (_elsewhere, PART) if where else (_here, work.batch)
+    starts = [at for at in range(0, count, size) if np.isnan(scores[at : at + size]).any()]
+    left = int(sum(len(scores[at : at + size]) for at in starts))
     journal.parent.mkdir(parents=True, exist_ok=True)
     with open(journal, "wb") as file:
-        done.tofile(file)
-        at = len(done)
-        ready = parallel.ahead(windows.read(at, batch))
-        for cut in cli.progress(ready, "windows", count - at, len):
-            scores[at : at + len(cut)] = scorer(cut)
-            scores[at : at + len(cut)].tofile(file)
+        scores.tofile(file)
+        found = way(windows, work, starts, where, record)
+        for at, some in cli.progress(found, "windows", left, lambda one: len(one[1])):
+            scores[at : at + len(some)] = some
+            file.seek(at * scores.itemsize)
+            some.tofile(file)
             file.flush()
-            at += len(cut)
     return np.round(scores, 4)
+
+
+def _here(windows, work, starts, *_):
+    """Yield (start, scores) of batches."""
+    scorer = work.scorer()
+    ready = parallel.ahead(windows.read(starts, work.batch))
+    for at, cut in zip(starts, ready, strict=True):
+        yield at, scorer(cut)
+
+
+def _elsewhere(windows, work, starts, where, record):
+    """Yield (start, scores) of parts, as they come from workers."""
+    absolute = Path(os.path.abspath(windows.project)), Path(os.path.abspath(work.model_file))
+    needed = what_models_need(work.record)
+    shipped = pickle.dumps((absolute, needed, work.batch, windows.invert))
+    job = functools.partial(_score_part, shipped)
+    for (at, rows), found in cluster.spread(job, map(windows.part, starts), where, record):
+        if isinstance(found, cluster.Killer):
+            raise ApbcError(
+                f"{windows.particles.block.path}: {cluster.TRIES} processes ended at its rows "
+                f"{at + 1} to {at + len(rows.stack)}; what is scored stays"
+            )
+        yield at, found
+
+
+_one_at_a_time = threading.Lock()
+
+
+@functools.lru_cache(1)
+def _received(shipped):
+    (project, model_file), record, batch, invert = pickle.loads(shipped)
+    return project, record["dataset"], invert, Work(model_file, record, batch).scorer()
+
+
+def _score_part(shipped, part):
+    """Score a part on a worker, which keeps the model for the next."""
+    with _one_at_a_time:
+        project, taught, invert, scorer = _received(shipped)
+        windows = Windows(project, part[1], taught, invert)
+        starts = range(0, len(part[1].stack), scorer.batch)
+        return np.concatenate(
+            [scorer(cut) for cut in parallel.ahead(windows.read(starts, scorer.batch))]
+        )
 
 
 def select(particles, scores, threshold, apart):

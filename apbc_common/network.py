@@ -31,7 +31,7 @@ def keras():
     return keras
 
 
-def share_cores(cores):
+def share_cores(processes):
     """Let each of so many processes score with its part of the cores; call it before any does.
 
     The TURNS of `all_ways` are computed at a time, each with its part of the threads: threads that
@@ -40,8 +40,7 @@ def share_cores(cores):
     keras()
     import tensorflow as tf
 
-    cores = cores or len(os.sched_getaffinity(0))
-    threads = max(1, cores // TURNS)
+    threads = max(1, len(os.sched_getaffinity(0)) // (TURNS * processes))
     with contextlib.suppress(RuntimeError):  # TensorFlow has begun: it keeps what it has
         tf.config.threading.set_intra_op_parallelism_threads(threads)
 

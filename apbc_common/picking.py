@@ -19,6 +19,7 @@ from . import (
     cluster,
     comparison,
     decision,
+    devices,
     direct,
     exports,
     external,
@@ -30,7 +31,7 @@ from . import (
     relion,
     star,
 )
-from .classbin import CANDIDATES, SIZES, ClassBin, Run, read_picking
+from .classbin import CANDIDATES, ClassBin, Run, read_picking, tries, what_models_need
 
 TOLERANCE = 0.01  # by which a micrograph's pixel may be larger than the model's
 MAX_BAD = 5.0  # per cent of the micrographs
@@ -434,15 +435,13 @@ def pick_each(work, todo, where):
     if not todo:
         return
     if not where:
-        shutil.rmtree(work.classbin.tries, ignore_errors=True)  # of a killed run
+        shutil.rmtree(tries(work.classbin.picks_record), ignore_errors=True)  # of a killed run
         picker = picker_of(work)
         for name, *prepared in parallel.ahead(prepare(work, picker, *entry) for entry in todo):
             yield finish(work, picker, name, *prepared)
         return
     job = functools.partial(pick_one, shipped(work))
-    classbin = work.classbin.absolute()
-    spread = cluster.spread(job, todo, where, classbin.picks_record, classbin.tries)
-    for (name, _), result in spread:
+    for (name, _), result in cluster.spread(job, todo, where, work.classbin.picks_record):
         if isinstance(result, cluster.Killer):
             path = work.project / name
             result = Picked(name, fault=f"{path}: {cluster.TRIES} processes ended at work on it")
@@ -484,7 +483,7 @@ def picker_of(work):
     settings, floor = work.settings, direct.FLOOR
     if settings["threshold"] < floor:
         floor = settings["threshold"] - 5e-5  # files have four decimals, rounded
-    network.share_cores(cluster.cores())
+    devices.share_cores(cluster.cores())
     return direct.Picker(
         network.load_model(work.model_file, work.record),
         work.record["dataset"],
