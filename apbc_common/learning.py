@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from . import cli, images, network, optimizer
+from . import ApbcError, cli, devices, images, network, optimizer
 
 WARM = 0.05  # of the steps: learning rises to its rate, then falls as a cosine
 SHOWN = 100_000  # windows in a training, each as often as that gives, within EPOCHS
@@ -52,10 +53,11 @@ def train(
     settings=Settings(),
     weight=None,
 ):
-    """Train a network, or go on with it.
+    """Train a network, or go on with it, on what this process sees: the GPUs, or the CPU.
 
     The last weights are kept: as the rate has fallen to nothing, they are better than those of the
-    least validation loss, which is that of few particles and was lucky.
+    least validation loss, which is that of few particles and was lucky. Where memory is short the
+    batch is halved, and the network starts again.
 
     Parameters
     ----------
@@ -66,7 +68,9 @@ def train(
         Which windows to learn from, and to watch.
     epochs : int or None
         None: `usual_epochs`.
-    batch, seed : int
+    batch : int
+        Windows a step, on all GPUs together.
+    seed : int
     note : str
         What comes first in a line of progress.
     model : keras.Model, optional
@@ -83,29 +87,91 @@ def train(
         As `network.build_model` makes it.
     log : dict of str to list of float
         Each metric of each epoch.
+
+    Raises
+    ------
+    ApbcError
+        If memory is too short for `network.LEAST_BATCH` windows a step.
+    """
+    network.keras()
+    import tensorflow as tf
+
+    weight = balanced(label, np.ones(len(label)) if weight is None else weight, training)
+    data = pixels, label, training, validation, weight
+    start = model and model.get_weights()
+    while True:
+        passes = max(1, round(share * (epochs or usual_epochs(len(training), batch))))
+        try:
+            return _learn(*data, passes, batch, seed, note, model, settings)
+        except tf.errors.ResourceExhaustedError:
+            pass  # by now what it held is free
+        if batch // 2 < network.LEAST_BATCH:
+            raise ApbcError(
+                f"out of memory with {batch} windows a step; make room on the GPU or the machine, "
+                "or train on the CPU (--gpus none)"
+            )
+        batch //= 2
+        cli.warn(f"out of memory with {2 * batch} windows a step; starting again with {batch}")
+        if model:
+            model.set_weights(start)
+
+
+def _learn(pixels, label, training, validation, weight, epochs, batch, seed, note, model, settings):
+    """Train a network for so many epochs, as `train`.
+
+    One that learns on several GPUs or with less precision is built for that; what it has learnt is
+    returned in a network as any other.
     """
     keras = network.keras()
     keras.utils.set_random_seed(seed)
-    model = model or network.build_model(pixels.shape[1], settings.width, settings.dropout)
-    epochs = epochs or usual_epochs(len(training), batch)
-    epochs = max(1, round(share * epochs))
-    steps = -(-len(training) // batch) * epochs
-    warm = max(1, round(WARM * steps))
+    strategy, precision = devices.strategy(), devices.precision()
+    replicas = strategy.num_replicas_in_sync
+    plain = replicas == 1 and precision == devices.FULL
+    recipe = pixels.shape[1], settings.width, settings.dropout
+    steps = -(-len(training) // batch)
+    warm = max(1, round(WARM * steps * epochs))
     rate = keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, steps - warm), warmup_target=settings.rate, warmup_steps=warm
+        0.0, max(1, steps * epochs - warm), warmup_target=settings.rate, warmup_steps=warm
     )
-    model.compile(optimizer.muon(rate), "binary_crossentropy", metrics=["accuracy"])
-    weight = balanced(label, np.ones(len(label)) if weight is None else weight, training)
-    history = model.fit(
-        training_windows(pixels, label, training, batch, seed, settings.jitter, weight),
+    with strategy.scope(), _policy(keras, precision):
+        learner = model if model and plain else network.build_model(*recipe)
+        if model and not plain:
+            learner.set_weights(model.get_weights())
+        learner.compile(
+            optimizer.muon(rate, scaled=precision == devices.MIXED),
+            "binary_crossentropy",
+            metrics=["accuracy"],
+            jit_compile="auto" if replicas == 1 else False,  # XLA knows no replicas
+        )
+    shown = training_windows(pixels, label, training, batch, seed, settings.jitter, weight)
+    if replicas > 1:
+        shown = strategy.distribute_datasets_from_function(lambda _: parts(shown, replicas))
+    history = learner.fit(
+        shown,
         validation_data=windows(pixels, label, validation, batch).prefetch(1),
         epochs=epochs,
+        steps_per_epoch=steps if replicas > 1 else None,
         callbacks=[_lines(keras, epochs, note)],
         shuffle=False,
         verbose=0,
     )
     log = {name: [float(value) for value in values] for name, values in history.history.items()}
+    if plain:
+        return learner, log
+    model = network.build_model(*recipe)
+    model.set_weights(learner.get_weights())
     return model, log
+
+
+@contextlib.contextmanager
+def _policy(keras, name):
+    """Let layers that are built compute with this precision, if they don't say another."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def usual_epochs(count, batch) -> int:
@@ -149,12 +215,45 @@ def training_windows(pixels, label, index, batch, seed, jitter=0.0, *columns):
     """Return the tf.data set of training: shuffled anew each epoch, turned, flipped and so on."""
     import tensorflow as tf
 
-    generator = tf.random.Generator.from_seed(seed)
+    with tf.device("CPU"):  # where windows are turned, whatever learns
+        generator = tf.random.Generator.from_seed(seed)
     return (
         windows(pixels, label, index, batch, seed, *columns)
         .map(lambda found, *others: (augment(found, generator, jitter), *others))
         .prefetch(tf.data.AUTOTUNE)
     )
+
+
+def parts(batches, replicas):
+    """Cut each batch into a part for each replica, all of nearly one size, epoch after epoch.
+
+    Keras averages the replicas' averages: weights are such that a window counts as in the batch.
+    There is no end, since Keras would make a step of nothing there.
+
+    Parameters
+    ----------
+    batches : tf.data.Dataset
+        Of windows, labels and weights.
+    replicas : int
+
+    Returns
+    -------
+    tf.data.Dataset
+        Of the same; parts of a batch follow each other.
+    """
+    import tensorflow as tf
+
+    def cut(found, label, weight):
+        count = tf.shape(label)[0]
+
+        def part(number):
+            first, end = (number * count // replicas, (number + 1) * count // replicas)
+            share = (end - first) * replicas / count
+            return found[first:end], label[first:end], weight[first:end] * tf.cast(share, "float32")
+
+        return tf.data.Dataset.range(replicas, output_type=tf.int32).map(part)
+
+    return batches.flat_map(cut).repeat()
 
 
 def augment(found, generator, jitter=0.0):

@@ -14,6 +14,7 @@ from . import (
     cli,
     comparison,
     decision,
+    devices,
     direct,
     exports,
     external,
@@ -443,7 +444,7 @@ def pick_each(work, jobs, todo):
     settings, floor = work.settings, direct.FLOOR
     if settings["threshold"] < floor:
         floor = settings["threshold"] - 5e-5  # files have four decimals, rounded
-    network.share_cores(jobs)
+    devices.share_cores(max(1, devices.cores() // jobs))
     model = network.load_model(work.model_file, work.record)
     picker = direct.Picker(
         model,

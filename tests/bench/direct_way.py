@@ -33,7 +33,7 @@ from watch import watch  # noqa: E402
 
 import gen_data  # noqa: E402
 import gen_model  # noqa: E402
-from apbc_common import direct, network, picking, relion, star  # noqa: E402
+from apbc_common import devices, direct, network, picking, relion, star  # noqa: E402
 from apbc_common.classbin import ClassBin, read_json, read_model_record  # noqa: E402
 
 APIX, BOX, DIAMETER = 1.77, 216, 180
@@ -165,7 +165,7 @@ def bench_overlap(folder, lengths, runs):
     work = picking.Work(folder, classbin, model_file, record, settings)
     listed = relion.read_micrographs(folder / f"list{some}.star")
     todo = list(listed.apix_by_name().items())
-    network.share_cores(1)
+    devices.share_cores()
     picker = direct.Picker(
         network.load_model(model_file, record),
         record["dataset"],
