@@ -153,7 +153,6 @@ def generate(project, data, out, settings_file, options, gpus, clear):
     if run.finished(trained):  # only what tells of the model is missing
         test(project, data, target.model, out, options["batch"], gpus)
         return
-    run_on(gpus)
     fold = search.folds(windows, options) if options["search"] else None
     pixels = samples.pixels(project, source.folder, dataset, windows)
     optional = [target.suspects, target.particles("rescued")]
@@ -161,6 +160,7 @@ def generate(project, data, out, settings_file, options, gpus, clear):
     if options["members"] > 1:
         suspects.check(project, dataset)
     networks = rounds.kept(target, options)
+    run_on(gpus)
     with run.writing([*outputs, *optional, *networks]):
         said = []
         if options["search"]:
@@ -301,6 +301,7 @@ def test(project, data, model_file, out, batch, gpus):
     if target.folder != Path(path).parent and target.testing_results.exists():
         raise ApbcError(f"{target.testing_results}: already there; write elsewhere with --o DIR")
     logs = read_logs(Path(path).with_name(target.training_log.name))
+    network.check_model(path, record)
     run_on(gpus)
     whole = network.load_model(path, record)
     model = network.uncalibrated(whole)
