@@ -86,8 +86,22 @@ def strategy():
     """
     import tensorflow as tf
 
-    several = len(_seen()) > 1
-    return tf.distribute.MirroredStrategy() if several else tf.distribute.get_strategy()
+    return mirrored() if len(_seen()) > 1 else tf.distribute.get_strategy()
+
+
+def mirrored(names=None):
+    """Return what trains on some of TensorFlow's devices at once (default: the GPUs seen).
+
+    Gradients are summed by plain copies, as they are small. Collective operations, the usual way,
+    fail with a network of another shape than the one before, and may not survive an error.
+
+    Returns
+    -------
+    tf.distribute.MirroredStrategy
+    """
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(names, tf.distribute.ReductionToOneDevice())
 
 
 def precision() -> str:

@@ -128,10 +128,10 @@ def _learn(pixels, label, training, validation, weight, epochs, batch, seed, not
     replicas = strategy.num_replicas_in_sync
     plain = replicas == 1 and precision == devices.FULL
     recipe = pixels.shape[1], settings.width, settings.dropout
-    steps = -(-len(training) // batch)
-    warm = max(1, round(WARM * steps * epochs))
+    steps = -(-len(training) // batch) * epochs
+    warm = max(1, round(WARM * steps))
     rate = keras.optimizers.schedules.CosineDecay(
-        0.0, max(1, steps * epochs - warm), warmup_target=settings.rate, warmup_steps=warm
+        0.0, max(1, steps - warm), warmup_target=settings.rate, warmup_steps=warm
     )
     with strategy.scope(), _policy(keras, precision):
         learner = model if model and plain else network.build_model(*recipe)
@@ -143,17 +143,21 @@ def _learn(pixels, label, training, validation, weight, epochs, batch, seed, not
             metrics=["accuracy"],
             jit_compile="auto" if replicas == 1 else False,  # XLA knows no replicas
         )
+    even = np.ones(len(label), np.float32)
     shown = training_windows(pixels, label, training, batch, seed, settings.jitter, weight)
+    watched = windows(pixels, label, validation, batch, None, even).prefetch(1)
+    ends = {}
     if replicas > 1:
-        shown = strategy.distribute_datasets_from_function(lambda _: parts(shown, replicas))
+        ends = {"steps_per_epoch": len(shown), "validation_steps": len(watched)}
+        shown, watched = (_shared(strategy, data) for data in (shown, watched))
     history = learner.fit(
         shown,
-        validation_data=windows(pixels, label, validation, batch).prefetch(1),
+        validation_data=watched,
         epochs=epochs,
-        steps_per_epoch=steps if replicas > 1 else None,
         callbacks=[_lines(keras, epochs, note)],
         shuffle=False,
         verbose=0,
+        **ends,
     )
     log = {name: [float(value) for value in values] for name, values in history.history.items()}
     if plain:
@@ -161,6 +165,12 @@ def _learn(pixels, label, training, validation, weight, epochs, batch, seed, not
     model = network.build_model(*recipe)
     model.set_weights(learner.get_weights())
     return model, log
+
+
+def _shared(strategy, batches):
+    """Return batches as a strategy takes them."""
+    replicas = strategy.num_replicas_in_sync
+    return strategy.distribute_datasets_from_function(lambda _: parts(batches, replicas))
 
 
 @contextlib.contextmanager
@@ -225,10 +235,11 @@ def training_windows(pixels, label, index, batch, seed, jitter=0.0, *columns):
 
 
 def parts(batches, replicas):
-    """Cut each batch into a part for each replica, all of nearly one size, epoch after epoch.
+    """Cut each batch into parts of one size, one for each replica, epoch after epoch.
 
-    Keras averages the replicas' averages: weights are such that a window counts as in the batch.
-    There is no end, since Keras would make a step of nothing there.
+    The last window fills up what is short, with no weight; other weights are such that the mean of
+    the replicas' mean losses is that of the batch. There is no end: Keras would make a step of
+    nothing there, and it fails with parts of two sizes.
 
     Parameters
     ----------
@@ -239,19 +250,24 @@ def parts(batches, replicas):
     Returns
     -------
     tf.data.Dataset
-        Of the same; parts of a batch follow each other.
+        Of the same; the parts of a batch follow one another.
     """
     import tensorflow as tf
 
     def cut(found, label, weight):
         count = tf.shape(label)[0]
+        size = -(-count // replicas)
+        row = tf.range(size * replicas)
 
-        def part(number):
-            first, end = (number * count // replicas, (number + 1) * count // replicas)
-            share = (end - first) * replicas / count
-            return found[first:end], label[first:end], weight[first:end] * tf.cast(share, "float32")
+        def split(column):
+            filled = tf.gather(column, tf.minimum(row, count - 1))
+            return tf.reshape(filled, [replicas, size, *column.shape[1:]])
 
-        return tf.data.Dataset.range(replicas, output_type=tf.int32).map(part)
+        share = tf.where(row < count, tf.cast(size * replicas / count, tf.float32), 0.0)
+        shares = tf.reshape(share, [replicas, size])
+        return tf.data.Dataset.from_tensor_slices(
+            (split(found), split(label), shares * split(weight))
+        )
 
     return batches.flat_map(cut).repeat()
 
