@@ -302,12 +302,12 @@ def test(project, data, model_file, out, batch, gpus):
         raise ApbcError(f"{target.testing_results}: already there; write elsewhere with --o DIR")
     logs = read_logs(Path(path).with_name(target.training_log.name))
     network.check_model(path, record)
+    pixels = samples.pixels(project, source.folder, dataset, windows)
     run_on(gpus)
     whole = network.load_model(path, record)
     model = network.uncalibrated(whole)
     watched = record.get("watched") if record["dataset"] == dataset else None
     parts = samples.divide(windows, len(network.split(model)), record["options"]["seed"], watched)
-    pixels = samples.pixels(project, source.folder, dataset, windows)
     scores = score(model, pixels, windows, parts, batch) | judge(project, whole, dataset, windows)
     write_results(project, source, target, windows, scores, logs, record)
     print_results(windows, scores, record)
