@@ -50,6 +50,7 @@ class Learnt:
     loss: float  # of the windows to watch, by the network that came out
     accuracy: float
     score: np.ndarray  # of all windows
+    computed: list  # precision of the first layer, the logit and the probability, in training
     usual: bool  # whether that is a network as any other, for one device and in full precision
 
 
@@ -86,7 +87,9 @@ def learn(several, precision, trained=TRAINED, epochs=8, batch=32, exact=False, 
         network.save_model(network.all_ways(model), path)
         usual &= b"float16" not in path.read_bytes()
     loss, accuracy = float(-np.log(told).mean()), float((told > 0.5).mean())
-    return Learnt(log, apart, loss, accuracy, score, usual)
+    layers = map(built[0].get_layer, ("convolution1", network.LOGIT, "probability"))
+    computed = [layer.compute_dtype for layer in layers]
+    return Learnt(log, apart, loss, accuracy, score, computed, usual)
 
 
 @pytest.mark.parametrize("several, precision", [
@@ -100,7 +103,28 @@ def test_what_is_learnt_is_the_same_within_noise(call, several, precision):
     assert found.accuracy > 0.97 and usual.accuracy > 0.97
     assert found.log["accuracy"][-1] == pytest.approx(usual.log["accuracy"][-1], abs=0.03)
     assert found.log["loss"][-1] == pytest.approx(usual.log["loss"][-1], abs=0.05)
-    assert found.usual
+    first = "float16" if precision == devices.MIXED else "float32"
+    assert found.computed == [first, "float32", "float32"] and found.usual
+
+
+def learn_on():
+    """Return scores of a network that has learnt, and of what a slow last epoch makes of it."""
+    pixels, label = windows(TRAINED)
+    rows = np.arange(TRAINED)
+    data = pixels, label, rows[:100], rows[100:]
+    before, _ = learning.train(*data, 8, 32, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(devices, "strategy", both)
+        patch.setattr(devices, "precision", lambda: devices.MIXED)
+        slow = learning.Settings(rate=1e-6)
+        after, _ = learning.train(*data, 1, 32, 1, model=before, settings=slow)
+    return [learning.score(model, pixels, rows, 64) for model in (before, after)]
+
+
+def test_a_network_goes_on_on_two_devices(call):
+    before, after = call(learn_on)
+    assert np.ptp(before) > 0.4
+    assert after == pytest.approx(before, abs=0.01)
 
 
 def test_two_devices_learn_what_one_does_to_rounding(call):
