@@ -98,7 +98,7 @@ def train(
 
     weight = balanced(label, np.ones(len(label)) if weight is None else weight, training)
     data = pixels, label, training, validation, weight
-    start = model and model.get_weights()
+    start = [np.array(one) for one in model.get_weights()] if model else []
     while True:
         passes = max(1, round(share * (epochs or usual_epochs(len(training), batch))))
         try:
