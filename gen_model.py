@@ -103,7 +103,14 @@ def build_parser():
         type=cli.batch,
         default=64,
         metavar="N",
-        help="windows a step (default: 64)",
+        help="windows a step (default: 64); where memory is short, half as many and so on",
+    )
+    parser.add_argument(
+        "--gpus",
+        type=cli.gpus,
+        default="all",
+        metavar="all|N|none",
+        help="GPUs to train with: a batch is shared among them (default: all that are there)",
     )
     parser.add_argument(
         "--seed",
@@ -122,7 +129,7 @@ def whole(low, high):
     return lambda text: cli.number(text, int, lambda n: low <= n <= high, wanted)
 
 
-def generate(project, data, out, settings_file, options, clear):
+def generate(project, data, out, settings_file, options, gpus, clear):
     """Train, test and write everything."""
     from apbc_common import learning, rounds, samples, search, suspects
 
@@ -144,7 +151,7 @@ def generate(project, data, out, settings_file, options, clear):
     parts = samples.divide(windows, options["members"], options["seed"])
     check_micrographs(project, dataset, windows, parts)
     if run.finished(trained):  # only what tells of the model is missing
-        test(project, data, target.model, out, options["batch"])
+        test(project, data, target.model, out, options["batch"], gpus)
         return
     fold = search.folds(windows, options) if options["search"] else None
     pixels = samples.pixels(project, source.folder, dataset, windows)
@@ -153,6 +160,7 @@ def generate(project, data, out, settings_file, options, clear):
     if options["members"] > 1:
         suspects.check(project, dataset)
     networks = rounds.kept(target, options)
+    run_on(gpus)
     with run.writing([*outputs, *optional, *networks]):
         said = []
         if options["search"]:
@@ -170,13 +178,24 @@ def generate(project, data, out, settings_file, options, clear):
     report(target, windows, logs, scores, decided, [*said, *revised, *suspected])
 
 
+def run_on(gpus):
+    """Let TensorFlow see so many GPUs, and say what it runs on.
+
+    They are no option of the run's record: a training may go on elsewhere.
+    """
+    from apbc_common import devices
+
+    devices.choose(gpus)
+    cli.say(devices.said())
+
+
 def outputs_of(target):
     """Return the files of a training: those that it makes first, and all."""
     trained = [target.model, model_record(target.model), target.training_log]
     return trained, [*trained, target.testing_results, target.training_picture]
 
 
-def go_on(project, data, model_file, out, options, clear):
+def go_on(project, data, model_file, out, options, gpus, clear):
     """Go on with a model, on the data set as it is now, and write everything anew.
 
     A model that is replaced lies aside until all is there: a run that was killed starts from it.
@@ -197,8 +216,9 @@ def go_on(project, data, model_file, out, options, clear):
         print(f"finished before: nothing to do -> {target.model}")
         return
     if run.finished(trained):  # only what tells of the model is missing
-        test(project, data, target.model, out, options["batch"])
+        test(project, data, target.model, out, options["batch"], gpus)
         return
+    run_on(gpus)
     if replaced and run.unfinished and aside.exists():
         start = aside
     record = read_model_record(start)
@@ -266,7 +286,7 @@ def report(target, windows, logs, scores, decided, said):
     print("\n".join([*said, f"model, results and picture -> {target.folder}"]))
 
 
-def test(project, data, model_file, out, batch):
+def test(project, data, model_file, out, batch, gpus):
     """Test the model that is there, and write the results anew."""
     from apbc_common import network, samples
 
@@ -281,11 +301,13 @@ def test(project, data, model_file, out, batch):
     if target.folder != Path(path).parent and target.testing_results.exists():
         raise ApbcError(f"{target.testing_results}: already there; write elsewhere with --o DIR")
     logs = read_logs(Path(path).with_name(target.training_log.name))
+    network.check_model(path, record)
+    pixels = samples.pixels(project, source.folder, dataset, windows)
+    run_on(gpus)
     whole = network.load_model(path, record)
     model = network.uncalibrated(whole)
     watched = record.get("watched") if record["dataset"] == dataset else None
     parts = samples.divide(windows, len(network.split(model)), record["options"]["seed"], watched)
-    pixels = samples.pixels(project, source.folder, dataset, windows)
     scores = score(model, pixels, windows, parts, batch) | judge(project, whole, dataset, windows)
     write_results(project, source, target, windows, scores, logs, record)
     print_results(windows, scores, record)
@@ -550,6 +572,7 @@ def main(argv=None) -> int:
             args.model,
             args.out,
             args.batch,
+            args.gpus,
             job=args.job,
         )
     names = "epochs", "batch", "members", "rounds", "search", "seed"
@@ -561,7 +584,7 @@ def main(argv=None) -> int:
                 "model has its own"
             )
         where = args.projpath, args.data, args.model, args.out
-        return cli.run(parser.prog, go_on, *where, options, args.clear, job=args.job)
+        return cli.run(parser.prog, go_on, *where, options, args.gpus, args.clear, job=args.job)
     return cli.run(
         parser.prog,
         generate,
@@ -570,6 +593,7 @@ def main(argv=None) -> int:
         args.out,
         args.settings,
         options,
+        args.gpus,
         args.clear,
         job=args.job,
     )

@@ -296,7 +296,15 @@ def main(argv=None) -> int:
         parser.error("argument --until: only with --watch")
     if args.fdr is not None and args.threshold is not None:
         parser.error("argument --fdr: not with --threshold, which it chooses")
-    names = ("threshold", "min_distance", "jobs", "cores", "scheduler", *OF_MICROGRAPHS, *OF_PARTICLES)
+    names = (
+        "threshold",
+        "min_distance",
+        "jobs",
+        "cores",
+        "scheduler",
+        *OF_MICROGRAPHS,
+        *OF_PARTICLES,
+    )
     return cli.run(
         parser.prog,
         generate,

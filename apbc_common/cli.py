@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -85,6 +86,13 @@ def probability(text) -> float:
 def share(text) -> float:
     """Argparse type: between 0 and 1, neither of them."""
     return number(text, float, lambda x: 0 < x < 1, "a number between 0 and 1")
+
+
+def gpus(text):
+    """Argparse type: all, none, or a number of GPUs."""
+    if text in ("all", "none"):
+        return text
+    return number(text, int, lambda value: value >= 1, "all, none or a whole number of at least 1")
 
 
 def number(text, kind, good, wanted):
@@ -309,6 +317,17 @@ def warn(text):
     tqdm = sys.modules.get("tqdm")
     with tqdm.tqdm.external_write_mode(sys.stderr) if tqdm else contextlib.nullcontext():
         print(f"warning: {text}", file=sys.stderr, flush=True)
+
+
+@functools.cache
+def warn_once(text):
+    """Do as `warn`, but for each text only the first time."""
+    warn(text)
+
+
+def say(text):
+    """Print a line that stays where progress is shown."""
+    print(text, file=_screen(), flush=True)
 
 
 def progress(items, unit, total=None, count=lambda item: 1, note=None):

@@ -17,7 +17,7 @@ from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import NamedTuple
 
-from . import ApbcError, classbin, cli, files
+from . import ApbcError, classbin, cli, devices, files
 
 CODE = files.digest_all(sorted(Path(__file__).parent.glob("*.py")))  # as it was when it was loaded
 TRIES = 3  # that an item has: one that ends its process each time is set aside
@@ -34,11 +34,12 @@ class Where(NamedTuple):
 
     @classmethod
     def of(cls, options):
-        """Return what options of gen_picks.py ask for; None: this process does all."""
+        """Return what options of gen_picks.py ask for, or one for each GPU; None: this one."""
         jobs, cores = options["jobs"], options["cores"] or 1  # RELION's
         if options["scheduler"] or jobs or cores > 1:
             return cls(jobs or cores, options["scheduler"])
-        return None
+        count = len(devices.gpus())
+        return cls(count) if count > 1 else None
 
 
 class Killer(NamedTuple):
@@ -94,14 +95,15 @@ def spread(job, items, where, record):
         shutil.rmtree(tries, ignore_errors=True)
 
 
-def cores() -> int | None:
-    """Return the number of cores that are this worker's: its threads; None in no worker."""
-    return _worker() and _worker().state.nthreads
+def settle():
+    """Take this process's part of the machine, before TensorFlow begins.
 
-
-def number() -> int:
-    """Return the number of this worker among those of this machine; 0 in no worker."""
-    return _worker().name if _worker() and isinstance(_worker().name, int) else 0
+    A worker has as many cores as threads, and of GPUs one, by its number.
+    """
+    worker = _worker()
+    devices.share_cores(worker and worker.state.nthreads)
+    if worker and isinstance(worker.name, int) and (count := len(devices.gpus())) > 1:
+        devices.use(worker.name % count)
 
 
 # --- on a worker ---------------------------------------------------------------------------------
@@ -217,12 +219,14 @@ def _local(jobs):
 
     preload = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is for this process
+    threads = max(1, devices.cores() // jobs)
+    cli.say(f"{jobs} processes, each with {threads} of {devices.cores()} cores")
     try:
         for _ in range(TRIES):
             try:
                 return LocalCluster(
                     n_workers=jobs,
-                    threads_per_worker=max(1, len(os.sched_getaffinity(0)) // jobs),
+                    threads_per_worker=threads,
                     memory_limit=None,
                     security=True,  # other users of the machine could send it code
                     dashboard_address=None,
@@ -287,8 +291,7 @@ def _check_versions(client, where):
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     threads = sum(one["nthreads"] for one in workers)
     said = f"{len(workers)} workers, {threads} threads" if workers else "no workers yet; waiting"
-    cli.status(f"{where.scheduler}: {said}")
-    cli.status(None)
+    cli.say(f"{where.scheduler}: {said}")
 
 
 def _versions(one):

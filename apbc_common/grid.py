@@ -135,7 +135,7 @@ class Work(NamedTuple):
 
     def scorer(self):
         """Load the model."""
-        devices.share_cores(cluster.cores())
+        cluster.settle()
         model = network.uncalibrated(network.load_model(self.model_file, self.record))
         return network.Scorer(model, self.batch)
 
@@ -179,6 +179,7 @@ def score(windows, work, where, journal, record):
 def _here(windows, work, starts, *_):
     """Yield (start, scores) of batches."""
     scorer = work.scorer()
+    cli.say(devices.said())
     ready = parallel.ahead(windows.read(starts, work.batch))
     for at, cut in zip(starts, ready, strict=True):
         yield at, scorer(cut)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from . import cli, images, network, optimizer
+from . import ApbcError, cli, devices, images, network, optimizer
 
 WARM = 0.05  # of the steps: learning rises to its rate, then falls as a cosine
 SHOWN = 100_000  # windows in a training, each as often as that gives, within EPOCHS
@@ -52,10 +53,11 @@ def train(
     settings=Settings(),
     weight=None,
 ):
-    """Train a network, or go on with it.
+    """Train a network, or go on with it, on what this process sees: the GPUs, or the CPU.
 
     The last weights are kept: as the rate has fallen to nothing, they are better than those of the
-    least validation loss, which is that of few particles and was lucky.
+    least validation loss, which is that of few particles and was lucky. Where memory is short the
+    batch is halved, and the network starts again.
 
     Parameters
     ----------
@@ -66,7 +68,9 @@ def train(
         Which windows to learn from, and to watch.
     epochs : int or None
         None: `usual_epochs`.
-    batch, seed : int
+    batch : int
+        Windows a step, on all GPUs together.
+    seed : int
     note : str
         What comes first in a line of progress.
     model : keras.Model, optional
@@ -83,29 +87,101 @@ def train(
         As `network.build_model` makes it.
     log : dict of str to list of float
         Each metric of each epoch.
+
+    Raises
+    ------
+    ApbcError
+        If memory is too short for `network.LEAST_BATCH` windows a step.
+    """
+    network.keras()
+    import tensorflow as tf
+
+    weight = balanced(label, np.ones(len(label)) if weight is None else weight, training)
+    data = pixels, label, training, validation, weight
+    start = [np.array(one) for one in model.get_weights()] if model else []
+    while True:
+        passes = max(1, round(share * (epochs or usual_epochs(len(training), batch))))
+        try:
+            return _learn(*data, passes, batch, seed, note, model, settings)
+        except tf.errors.ResourceExhaustedError:
+            pass  # by now what it held is free
+        if batch // 2 < network.LEAST_BATCH:
+            raise ApbcError(
+                f"out of memory with {batch} windows a step; make room on the GPU or the machine, "
+                "or train on the CPU (--gpus none)"
+            )
+        batch //= 2
+        cli.warn(f"out of memory with {2 * batch} windows a step; starting again with {batch}")
+        if model:
+            model.set_weights(start)
+
+
+def _learn(pixels, label, training, validation, weight, epochs, batch, seed, note, model, settings):
+    """Train a network for so many epochs, as `train`.
+
+    One that learns on several GPUs or with less precision is built for that; what it has learnt is
+    returned in a network as any other.
     """
     keras = network.keras()
     keras.utils.set_random_seed(seed)
-    model = model or network.build_model(pixels.shape[1], settings.width, settings.dropout)
-    epochs = epochs or usual_epochs(len(training), batch)
-    epochs = max(1, round(share * epochs))
+    strategy, precision = devices.strategy(), devices.precision()
+    replicas = strategy.num_replicas_in_sync
+    plain = replicas == 1 and precision == devices.FULL
+    recipe = pixels.shape[1], settings.width, settings.dropout
     steps = -(-len(training) // batch) * epochs
     warm = max(1, round(WARM * steps))
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warm), warmup_target=settings.rate, warmup_steps=warm
     )
-    model.compile(optimizer.muon(rate), "binary_crossentropy", metrics=["accuracy"])
-    weight = balanced(label, np.ones(len(label)) if weight is None else weight, training)
-    history = model.fit(
-        training_windows(pixels, label, training, batch, seed, settings.jitter, weight),
-        validation_data=windows(pixels, label, validation, batch).prefetch(1),
+    with strategy.scope(), _policy(keras, precision):
+        learner = model if model and plain else network.build_model(*recipe)
+        if model and not plain:
+            learner.set_weights(model.get_weights())
+        learner.compile(
+            optimizer.muon(rate, scaled=precision == devices.MIXED),
+            "binary_crossentropy",
+            metrics=["accuracy"],
+            jit_compile="auto" if replicas == 1 else False,  # XLA knows no replicas
+        )
+    even = np.ones(len(label), np.float32)
+    shown = training_windows(pixels, label, training, batch, seed, settings.jitter, weight)
+    watched = windows(pixels, label, validation, batch, None, even).prefetch(1)
+    ends = {}
+    if replicas > 1:
+        ends = {"steps_per_epoch": len(shown), "validation_steps": len(watched)}
+        shown, watched = (_shared(strategy, data) for data in (shown, watched))
+    history = learner.fit(
+        shown,
+        validation_data=watched,
         epochs=epochs,
         callbacks=[_lines(keras, epochs, note)],
         shuffle=False,
         verbose=0,
+        **ends,
     )
     log = {name: [float(value) for value in values] for name, values in history.history.items()}
+    if plain:
+        return learner, log
+    model = network.build_model(*recipe)
+    model.set_weights(learner.get_weights())
     return model, log
+
+
+def _shared(strategy, batches):
+    """Return batches as a strategy takes them."""
+    replicas = strategy.num_replicas_in_sync
+    return strategy.distribute_datasets_from_function(lambda _: parts(batches, replicas))
+
+
+@contextlib.contextmanager
+def _policy(keras, name):
+    """Let layers that are built compute with this precision, if they don't say another."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
 
 
 def usual_epochs(count, batch) -> int:
@@ -149,12 +225,51 @@ def training_windows(pixels, label, index, batch, seed, jitter=0.0, *columns):
     """Return the tf.data set of training: shuffled anew each epoch, turned, flipped and so on."""
     import tensorflow as tf
 
-    generator = tf.random.Generator.from_seed(seed)
+    with tf.device("CPU"):  # where windows are turned, whatever learns
+        generator = tf.random.Generator.from_seed(seed)
     return (
         windows(pixels, label, index, batch, seed, *columns)
         .map(lambda found, *others: (augment(found, generator, jitter), *others))
         .prefetch(tf.data.AUTOTUNE)
     )
+
+
+def parts(batches, replicas):
+    """Cut each batch into parts of one size, one for each replica, epoch after epoch.
+
+    The last window fills up what is short, with no weight; other weights are such that the mean of
+    the replicas' mean losses is that of the batch. There is no end: Keras would make a step of
+    nothing there, and it fails with parts of two sizes.
+
+    Parameters
+    ----------
+    batches : tf.data.Dataset
+        Of windows, labels and weights.
+    replicas : int
+
+    Returns
+    -------
+    tf.data.Dataset
+        Of the same; the parts of a batch follow one another.
+    """
+    import tensorflow as tf
+
+    def cut(found, label, weight):
+        count = tf.shape(label)[0]
+        size = -(-count // replicas)
+        row = tf.range(size * replicas)
+
+        def split(column):
+            filled = tf.gather(column, tf.minimum(row, count - 1))
+            return tf.reshape(filled, [replicas, size, *column.shape[1:]])
+
+        share = tf.where(row < count, tf.cast(size * replicas / count, tf.float32), 0.0)
+        shares = tf.reshape(share, [replicas, size])
+        return tf.data.Dataset.from_tensor_slices(
+            (split(found), split(label), shares * split(weight))
+        )
+
+    return batches.flat_map(cut).repeat()
 
 
 def augment(found, generator, jitter=0.0):

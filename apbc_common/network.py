@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import warnings
 from pathlib import Path
 
 import numpy as np
 
-from . import ApbcError, files, images
+from . import ApbcError, cli, files, images
 
 FILTERS = (16, 32, 64, 64)  # of the four convolutions
 DENSE = (128, 64)  # units of the two fully connected layers
 DROPOUT = 0.5
 TILE = 800  # pixels of a micrograph scored at a time, along each axis
+LEAST_BATCH = 8  # windows at a time, however little memory there is
 CALIBRATION = "calibration"  # the layer that `calibrate` adds
 TURNS = 4  # of a window, all scored
 LOGIT = "logit"  # the layer before the sigmoid; peaks are ranked by it, since sigmoids tie at 1
@@ -27,22 +27,9 @@ def keras():
     os.environ["KERAS_BACKEND"] = "tensorflow"
     with _quiet_stderr():
         import keras
-        import tensorflow  # noqa: F401  the messages come now, not later
+        import tensorflow as tf  # the messages come now, not later
+    tf.config.experimental.enable_tensor_float_32_execution(False)  # GPUs score as CPUs do
     return keras
-
-
-def share_cores(processes):
-    """Let each of so many processes score with its part of the cores; call it before any does.
-
-    The TURNS of `all_ways` are computed at a time, each with its part of the threads: threads that
-    outnumber the cores wait for one another, most of all while another micrograph is made ready.
-    """
-    keras()
-    import tensorflow as tf
-
-    threads = max(1, len(os.sched_getaffinity(0)) // (TURNS * processes))
-    with contextlib.suppress(RuntimeError):  # TensorFlow has begun: it keeps what it has
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
 
 
 def build_model(size, width=1.0, dropout=DROPOUT):
@@ -77,9 +64,10 @@ def build_model(size, width=1.0, dropout=DROPOUT):
     x = layers.Conv2D(dense[0], x.shape[1], activation="relu", name="dense1")(x)
     x = layers.Dropout(dropout, name="dropout")(x)
     x = layers.Conv2D(dense[1], 1, activation="relu", name="dense2")(x)
-    x = layers.Conv2D(1, 1, name=LOGIT)(x)
-    x = layers.Flatten(name="score")(x)
-    return k.Model(windows, layers.Activation("sigmoid", name="probability")(x))
+    full = "float32"  # whatever precision training gives the layers before
+    x = layers.Conv2D(1, 1, name=LOGIT, dtype=full)(x)
+    x = layers.Flatten(name="score", dtype=full)(x)
+    return k.Model(windows, layers.Activation("sigmoid", name="probability", dtype=full)(x))
 
 
 def all_ways(*models):
@@ -254,19 +242,43 @@ def save_model(model, path):
             raise ApbcError(f"{path}: {err}") from err
 
 
+def _less(count, least, what):
+    """Return half of what was too much for memory at a time, and say so; raise ApbcError.
+
+    The latter if it is below the least. Others may leave, so the next that scores tries all again.
+    """
+    much = f"out of memory with {what.format(count)}"
+    if count // 2 < least:
+        raise ApbcError(f"{much}; make room on the GPU or the machine, and run it again")
+    cli.warn_once(f"{much}; going on with {count // 2}")
+    return count // 2
+
+
 class Scorer:
-    """Scores windows in batches of one shape, so that a score depends on the window alone."""
+    """Scores windows in batches of one shape, so that a score depends on the window alone.
+
+    Where memory is short, it goes on with batches of half as many.
+
+    Parameters
+    ----------
+    model : keras.Model
+    batch : int
+        How many it is given at a time.
+    """
 
     def __init__(self, model, batch):
+        self.batch, self.size = batch, model.input_shape[1]
+        self._model = model
+        self._divide(batch)
+
+    def _divide(self, count):
+        """Score so many at a time from now on."""
         import tensorflow as tf
 
-        size = model.input_shape[1]
-        signature = tf.TensorSpec((batch, size, size, 1), tf.uint8)
-        self.batch, self.size = batch, size
-        self._shape = (batch, size, size, 1)
+        model, self._shape = self._model, (count, self.size, self.size, 1)
         self._score = tf.function(
             lambda windows: model(tf.cast(windows, tf.float32), training=False),
-            input_signature=[signature],
+            input_signature=[tf.TensorSpec(self._shape, tf.uint8)],
             autograph=False,
         )
 
@@ -281,7 +293,27 @@ class Scorer:
         Returns
         -------
         ndarray of float32, shape (N,)
+
+        Raises
+        ------
+        ApbcError
+            If memory is too short for LEAST_BATCH windows.
         """
+        import tensorflow as tf
+
+        while True:
+            count = self._shape[0]
+            try:
+                found = [
+                    self._padded(windows[start : start + count])
+                    for start in range(0, len(windows), count)
+                ]
+                return np.concatenate([np.empty(0, np.float32), *found])
+            except tf.errors.ResourceExhaustedError:
+                pass  # by now what it held is free
+            self._divide(_less(count, LEAST_BATCH, "{} windows at a time"))
+
+    def _padded(self, windows):
         padded = np.zeros(self._shape, dtype=np.uint8)
         padded[: len(windows), :, :, 0] = windows
         return self._score(padded).numpy()[: len(windows), 0]
@@ -291,7 +323,8 @@ class Dense:
     """The same network at every ``stride``-th place of a conditioned micrograph.
 
     Pooling below the stride becomes dilation; the padding is valid, so that the score of a place is
-    that of its window to rounding (1e-5), wherever it lies.
+    that of its window to rounding (1e-5), wherever it lies. Where memory is short, it goes on with
+    tiles of half the edge.
 
     Parameters
     ----------
@@ -305,6 +338,7 @@ class Dense:
         import tensorflow as tf
 
         self.size, self.stride = model.input_shape[1], stride
+        self._tile = TILE
         self._logits = tf.function(
             lambda grey: _dense(model, tf.cast(grey, tf.float32), stride)[0, :, :, 0],
             input_signature=[tf.TensorSpec((1, None, None, 1), tf.uint8)],
@@ -324,7 +358,22 @@ class Dense:
         ndarray of float32, shape ((H - size) // stride + 1, (W - size) // stride + 1)
             Entry (i, j) belongs to the window whose first pixel is (i, j) * stride. Empty where no
             window fits.
+
+        Raises
+        ------
+        ApbcError
+            If memory is too short for a tile about as large as a window.
         """
+        import tensorflow as tf
+
+        while True:
+            try:
+                return self._tiled(grey)
+            except tf.errors.ResourceExhaustedError:
+                pass  # by now what it held is free
+            self._tile = _less(self._tile, self.size, "tiles of {} pixels")
+
+    def _tiled(self, grey):
         rows, columns = ((length - self.size) // self.stride + 1 for length in grey.shape)
         if min(rows, columns) < 1:
             return np.empty((max(rows, 0), max(columns, 0)), np.float32)
@@ -337,7 +386,7 @@ class Dense:
 
     def _tiles(self, count):
         """Split places into parts of nearly one size: memory does not grow with the micrograph."""
-        edges = np.linspace(0, count, -(-count * self.stride // TILE) + 1).round().astype(int)
+        edges = np.linspace(0, count, -(-count * self.stride // self._tile) + 1).round().astype(int)
         return zip(edges[:-1], edges[1:], strict=True)
 
     def _pixels(self, first, end):

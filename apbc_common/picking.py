@@ -437,6 +437,7 @@ def pick_each(work, todo, where):
     if not where:
         shutil.rmtree(tries(work.classbin.picks_record), ignore_errors=True)  # of a killed run
         picker = picker_of(work)
+        cli.say(devices.said())
         for name, *prepared in parallel.ahead(prepare(work, picker, *entry) for entry in todo):
             yield finish(work, picker, name, *prepared)
         return
@@ -483,7 +484,7 @@ def picker_of(work):
     settings, floor = work.settings, direct.FLOOR
     if settings["threshold"] < floor:
         floor = settings["threshold"] - 5e-5  # files have four decimals, rounded
-    devices.share_cores(cluster.cores())
+    cluster.settle()
     return direct.Picker(
         network.load_model(work.model_file, work.record),
         work.record["dataset"],

@@ -661,6 +661,20 @@ def test_no_list_is_read_and_overwritten(trained, capsys, clear):
         "argument --batch: '0.5' is not a whole number from 1 to 4096",
         code=2,
     ),
+    Case(
+        "no GPU, as a number",
+        "gen_model",
+        ("--gpus", 0),
+        "argument --gpus: '0' is not all, none or a whole number of at least 1",
+        code=2,
+    ),
+    Case(
+        "GPUs of nonsense",
+        "gen_model",
+        ("-s", "--gpus", "some"),
+        "argument --gpus: 'some' is not all, none or a whole number of at least 1",
+        code=2,
+    ),
 )
 def test_gen_model(trained, capsys, case):
     check(trained, capsys, case)

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from apbc_common import direct, network
+from apbc_common import ApbcError, cli, direct, network
 
 CHECKED = 40  # windows
 
@@ -94,11 +95,41 @@ def test_a_quarter_turn_changes_no_score():
 
 
 def test_tiles_do_not_show(net, monkeypatch):
-    grey, score = micrograph(131, 174), network.Dense(net.model, 4)
-    whole = score(grey)
+    grey = micrograph(131, 174)
+    whole = network.Dense(net.model, 4)(grey)
     for tile in (8, 40, 53):
         monkeypatch.setattr(network, "TILE", tile)
-        assert score(grey) == pytest.approx(whole, abs=1e-5)
+        assert network.Dense(net.model, 4)(grey) == pytest.approx(whole, abs=1e-5)
+
+
+def test_where_memory_is_short_tiles_are_smaller(net, monkeypatch, capsys):
+    cli.warn_once.cache_clear()
+    grey, room = micrograph(431, 574), [10_000]
+    dense = network._dense
+
+    def check(shape):
+        if shape[1] > room[0]:
+            raise MemoryError("OOM when allocating a tensor")  # ResourceExhaustedError of it
+
+    def tight(model, found, stride):
+        with tf.control_dependencies([tf.py_function(check, [tf.shape(found)], [])]):
+            return dense(model, tf.identity(found), stride)
+
+    monkeypatch.setattr(network, "_dense", tight)
+    whole = network.Dense(net.model, 4)(grey)
+    room[0] = 300
+    for _ in range(2):
+        score = network.Dense(net.model, 4)
+        for _ in range(2):
+            assert score(grey) == pytest.approx(whole, abs=1e-5)
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: out of memory with tiles of 800 pixels; going on with 400",
+        "warning: out of memory with tiles of 400 pixels; going on with 200",
+    ]
+    room[0] = net.size
+    least = {48: 50, 64: 100}[net.size]
+    with pytest.raises(ApbcError, match=f"^out of memory with tiles of {least} pixels; make room "):
+        score(grey)
 
 
 def test_where_no_window_fits_there_is_no_score(net):

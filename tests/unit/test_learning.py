@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from apbc_common import learning
+from apbc_common import ApbcError, cli, learning, network
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.2])
@@ -27,3 +27,103 @@ def test_both_kinds_weigh_the_same_however_much_some_windows_count():
     found = learning.balanced(label, weight, np.array([0, 1, 2, 3]))
     assert found.tolist() == pytest.approx([2, 0.2, 1.6, 0.2, 0.25, 0.2])
     assert found[:4].mean() == pytest.approx(1)
+
+
+WARNING = "warning: out of memory with {} windows a step; starting again with {}\n"
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """Let memory be too short for so many windows a step, once so many steps have fitted."""
+    augment = learning.augment
+
+    def short(beyond, fits=0):
+        steps = []
+
+        def check(count):
+            steps.append(count)
+            if count > beyond and len(steps) > fits:
+                raise MemoryError("OOM when allocating a tensor")  # ResourceExhaustedError of it
+
+        def tight(found, *how):
+            with tf.control_dependencies([tf.py_function(check, [tf.shape(found)[0]], [])]):
+                return augment(tf.identity(found), *how)
+
+        monkeypatch.setattr(learning, "augment", tight)
+
+    return short
+
+
+def train(batch, model=None):
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 48, 48)).astype(np.uint8)
+    label, rows = np.arange(60) % 2, np.arange(60)
+    found, _ = learning.train(pixels, label, rows[:40], rows[40:], 2, batch, 3, "", model)
+    return found
+
+
+def test_where_memory_is_short_training_starts_again_with_half_the_batch(memory, capsys):
+    wanted = train(10).get_weights()
+    capsys.readouterr()
+    memory(beyond=12)
+    found = train(40).get_weights()
+    said = capsys.readouterr().err
+    assert said.startswith(WARNING.format(40, 20) + WARNING.format(20, 10))
+    assert said.count("warning") == 2
+    for one, other in zip(found, wanted, strict=True):
+        assert (one == other).all()
+
+
+def test_what_goes_on_starts_again_from_where_it_was(memory, capsys):
+    """Memory is too short in the second epoch only."""
+    start = network.build_model(48)
+    weights = [np.array(one) for one in start.get_weights()]
+    wanted = train(20, start).get_weights()
+    start = network.build_model(48)
+    start.set_weights(weights)
+    memory(beyond=20, fits=1)
+    found = train(40, start).get_weights()
+    assert WARNING.format(40, 20) in capsys.readouterr().err
+    for one, other in zip(found, wanted, strict=True):
+        assert one == pytest.approx(other, abs=0.02)  # other windows are left out of a step
+
+
+@pytest.mark.parametrize("batch, least", [(40, 10), (15, 15), (4, 4)])
+def test_where_memory_is_shorter_still_it_ends_in_a_line(memory, batch, least):
+    memory(beyond=1)
+    with pytest.raises(ApbcError, match=f"^out of memory with {least} windows a step; make room "):
+        train(batch)
+
+
+class Tight:
+    """A model that has memory for so many windows."""
+
+    input_shape = (None, 48, 48, 1)
+
+    def __init__(self, room):
+        self.model, self.room = network.build_model(48), room
+
+    def __call__(self, found, training):
+        if found.shape[0] > self.room:
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating a tensor")
+        return self.model(found, training=training)
+
+
+def test_where_memory_is_short_fewer_windows_are_scored_at_a_time(capsys):
+    """Said once, whoever scores; so that not all is lost when others leave, each tries all."""
+    cli.warn_once.cache_clear()
+    pixels = np.random.default_rng(0).integers(0, 256, (150, 48, 48)).astype(np.uint8)
+    model = Tight(20)
+    wanted = learning.score(model.model, pixels, np.arange(150), 64)
+    for _ in range(2):
+        found = learning.score(model, pixels, np.arange(150), 64)
+        assert found == pytest.approx(wanted, abs=1e-5)
+    assert capsys.readouterr().err.splitlines() == [
+        "warning: out of memory with 64 windows at a time; going on with 32",
+        "warning: out of memory with 32 windows at a time; going on with 16",
+    ]
+    model.room = 64
+    assert learning.score(model, pixels, np.arange(150), 64) == pytest.approx(wanted, abs=1e-5)
+    assert capsys.readouterr().err == ""
+    model.room = 7
+    with pytest.raises(ApbcError, match="^out of memory with 8 windows at a time; make room on "):
+        learning.score(model, pixels, np.arange(150), 64)
