@@ -149,7 +149,7 @@ def attempt(order, entry):
         with open(path, "ab") as file:
             file.write(b".")
         try:
-            return pickle.dumps(job(item))
+            return pickle.dumps(job(pickle.loads(item)))
         except OSError as err:  # a disk may be full there, and not here
             raise ApbcError(f"{cli.explain(err)} (on {socket.gethostname()})") from err
         finally:
@@ -304,14 +304,16 @@ def _submitted(client, todo, left):
     """Yield (item, result) of what is ``left``, by index, and take it out; stop if all is lost."""
     from distributed import KilledWorker, as_completed
 
-    def submit(entries):
-        return dict(zip(client.map(todo, entries, pure=False), entries, strict=True))
+    def submit(indices):
+        # Bytes, since a scheduler that lacks this program has to read them too.
+        sent = [(index, pickle.dumps(left[index])) for index in indices]
+        return dict(zip(client.map(todo, sent, pure=False), indices, strict=True))
 
-    entries = submit(list(left.items()))
+    waiting = submit(list(left))
     try:
-        done = as_completed(list(entries), loop=client.loop)
+        done = as_completed(list(waiting), loop=client.loop)
         for future in done:
-            entry = entries.pop(future)
+            index = waiting.pop(future)
             try:
                 result = pickle.loads(future.result())
             except ImportError as err:
@@ -320,15 +322,13 @@ def _submitted(client, todo, left):
                     "this folder, and the environment that build.sh made"
                 ) from err
             except KilledWorker:  # but perhaps by what was beside it: its file of tries decides
-                again = submit([entry])
-                entries |= again
+                again = submit([index])
+                waiting |= again
                 done.update(again)
                 continue
             except (CancelledError, OSError):  # the connection: jobs raise no OSError
                 return
             future.release()
-            index, item = entry
-            del left[index]
-            yield item, result
+            yield left.pop(index), result
     finally:
-        client.cancel(list(entries))
+        client.cancel(list(waiting))

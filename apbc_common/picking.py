@@ -450,12 +450,10 @@ def pick_each(work, todo, where):
 
 
 def shipped(work):
-    """Return work for a process that may be elsewhere: bytes, without the record's long lists."""
-    taught = work.record["dataset"]
-    dataset = {name: taught[name] for name in (*SIZES, "source")}
-    record = {"dataset": dataset, "sha256": work.record["sha256"]}
+    """Return work for a process that may be elsewhere: bytes, which `functools` can compare."""
     project, model_file = (Path(os.path.abspath(p)) for p in (work.project, work.model_file))
-    return pickle.dumps(Work(project, work.classbin.absolute(), model_file, record, work.settings))
+    record, classbin = what_models_need(work.record), work.classbin.absolute()
+    return pickle.dumps(Work(project, classbin, model_file, record, work.settings))
 
 
 _loading, _scoring = threading.Lock(), threading.Lock()

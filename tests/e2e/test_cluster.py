@@ -14,7 +14,7 @@ import time
 import pytest
 from conftest import ROOT, Project, contents, micrographs_star
 
-from apbc_common import cluster
+from apbc_common import cluster, grid
 
 NAMES = [f"Micrographs/sub{i % 2}/mic_a.{i}.mrc" for i in range(3)]
 PICK = ("-i", "CtfFind/job003/micrographs_ctf.star")
@@ -150,6 +150,28 @@ def test_workers_elsewhere_give_the_same_files(many, dask, capsys):
     assert differing(project, expected) == []
 
 
+def test_workers_elsewhere_give_the_same_particles(trained, dask, monkeypatch, capsys):
+    lists = ("-i", "Extract/job005/particles.star", "--batch", 7)
+    assert trained.call("gen_picks", *lists) == 0
+    expected = {path.name: path.read_bytes() for path in trained.path.glob("ClassBin/*.star")}
+    capsys.readouterr()
+    monkeypatch.setattr(grid, "PART", 20)
+    dask.start_worker("a", "--nthreads", 2, "--no-nanny")
+    told = ("--scheduler", dask.address)
+    assert trained.call("gen_picks", *lists, *told, "-c") == 0
+    found = {path.name: path.read_bytes() for path in trained.path.glob("ClassBin/*.star")}
+    assert [name for name in expected if found[name] != expected[name]] == []
+    assert not list(trained.path.glob("ClassBin/.*"))
+
+    def spread(job, items, *_):
+        for number, item in enumerate(items):
+            yield item, cluster.Killer() if number else job(item)
+
+    monkeypatch.setattr(cluster, "spread", spread)
+    assert trained.call("gen_picks", *lists, *told, "-c") == 1
+    assert "particles.star: 3 processes ended at its rows 21 to 40; what is" in last_line(capsys)
+
+
 def test_a_worker_lost_for_good_loses_nothing(many, dask):
     project, expected = many
     for name in "ab":
@@ -210,13 +232,13 @@ def deadly(item):
 
 
 def test_an_item_that_ends_its_process_is_set_aside(tmp_path):
-    (tmp_path / "proof").touch()
     items, where = [f"item {i}" for i in range(16)], cluster.Where(2)
-    found = dict(cluster.spread(deadly, items, where, tmp_path / "proof", tmp_path / "tries"))
+    (tmp_path / "run.json").touch()
+    found = dict(cluster.spread(deadly, items, where, tmp_path / "run.json"))
     killers = {item for item, result in found.items() if result == cluster.Killer()}
     assert killers == {"item 3", "item 7"} and len(found) == 16
     assert all(found[item] == item.upper() for item in items if item not in killers)
-    assert not (tmp_path / "tries").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 def test_a_micrograph_that_was_set_aside_is_told_of(many, capsys, monkeypatch):
