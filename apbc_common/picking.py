@@ -648,6 +648,8 @@ def extract(work, cutting, listed, counts, bad, options):
                 for path in (classbin.picks_particles, classbin.new_particles):
                     path.unlink(missing_ok=True)
             mrc.write(stack, particles, cutting.particle_apix(apix[name]))
+            if not newer(stack, picks):  # the clock of who picked is ahead of ours
+                os.utime(stack, ns=(picks.stat().st_mtime_ns,) * 2)
         done.append((name, picks, stack))
     cutting.write_particles(classbin.picks_particles, work.project, listed.path, done)
     return sum(counts[name] for name, _, _ in done)

@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 import time
+import types
 
 import pytest
 from conftest import ROOT, Project, contents, micrographs_star
 
-from apbc_common import cluster, grid
+from apbc_common import cluster, devices, grid
 
 NAMES = [f"Micrographs/sub{i % 2}/mic_a.{i}.mrc" for i in range(3)]
 PICK = ("-i", "CtfFind/job003/micrographs_ctf.star")
@@ -29,6 +30,19 @@ def digest(path):
 
 
 files.digest = digest
+"""
+
+
+FULL = """
+import errno
+from apbc_common import relion
+
+
+def write(path, *_):
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+
+relion.write_coordinates = write
 """
 
 
@@ -262,18 +276,56 @@ def test_a_micrograph_that_was_set_aside_is_told_of(many, capsys, monkeypatch):
 
 @pytest.mark.parametrize(
     ("preload", "said"),
-    [(ELSEWHERE, "does not see {record} (No such file or directory); workers need the project's")],
+    [
+        pytest.param(
+            ELSEWHERE,
+            "does not see {picks}/run_gen_picks.json (No such file or directory); workers need the",
+            id="without the project",
+        ),
+        pytest.param(FULL, ".star: No space left on device (on {host})", id="with a full disk"),
+    ],
 )
-def test_a_worker_without_the_project_is_told_of(many, dask, capsys, preload, said):
+def test_a_worker_with_other_disks_is_told_of(many, dask, capsys, preload, said):
     project, _ = many
     (dask.folder / "preload.py").write_text(preload)
     preloaded = ("--preload", dask.folder / "preload.py")
     dask.start_worker("a", "--no-nanny", *preloaded, PYTHONPATH=str(ROOT))
     assert project.call("gen_picks", *PICK, "--scheduler", dask.address) == 1
-    line = last_line(capsys)
-    assert line.startswith("gen_picks.py: error: worker tcp://127.0.0.1:")
-    assert said.format(record=project / PICKS / "run_gen_picks.json") in line
+    assert said.format(picks=project / PICKS, host=socket.gethostname()) in last_line(capsys)
     assert done(project) == 0
+
+
+def test_a_model_that_changes_meanwhile_is_told_of(many, dask, capsys):
+    project, _ = many
+    model = project / "ClassBin/model.h5"
+    data = model.read_bytes()
+
+    def change():
+        wait_until((project / PICKS / ".tries").exists)
+        model.unlink()  # a link
+        model.write_bytes(data + b"0")
+        dask.start_worker("a", "--no-nanny")
+
+    with meanwhile(change):
+        assert project.call("gen_picks", *PICK, "--scheduler", dask.address) == 1
+    assert f"{model}: not the model that its record describes" in last_line(capsys)
+    assert done(project) == 0
+
+
+def test_each_gpu_has_a_worker(monkeypatch):
+    asked = dict.fromkeys(("jobs", "cores", "scheduler"))
+    monkeypatch.setattr(devices, "gpus", lambda: ["one", "other"])
+    assert cluster.Where.of(asked) == cluster.Where(2)
+    assert cluster.Where.of(asked | {"jobs": 1}) == cluster.Where(1)
+    used, shared = [], []
+    monkeypatch.setattr(devices, "use", used.append)
+    monkeypatch.setattr(devices, "share_cores", shared.append)
+    worker = types.SimpleNamespace(name=3, state=types.SimpleNamespace(nthreads=5))
+    monkeypatch.setattr(cluster, "_worker", lambda: worker)
+    cluster.settle()
+    assert used == [1] and shared == [5]
+    monkeypatch.setattr(devices, "gpus", lambda: ["one"])
+    assert cluster.Where.of(asked) is None
 
 
 def test_a_worker_with_another_program_is_told_of(many, dask, capsys):

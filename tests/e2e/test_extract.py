@@ -167,6 +167,15 @@ def test_a_stack_older_than_its_picks_is_cut_again(picked):
     assert relion.read_particles(picked.path, picked / PARTICLES).block.rows == sum(expected)
 
 
+def test_picks_by_a_clock_that_is_ahead_are_cut_once(picked, capsys):
+    for path in (picked / "ClassBin/picks").rglob("*_autopick.star"):
+        os.utime(path, (4e9, 4e9))
+    assert pick(picked, "--extract") == 0
+    capsys.readouterr()
+    assert pick(picked, "--extract") == 0
+    assert capsys.readouterr().out.startswith("finished before")
+
+
 def test_a_micrograph_gone_by_then_is_counted(picked, whole, capsys):
     (picked / NAMES[1]).rename(picked / "away.mrc")
     for _ in range(2):  # a second run tries again
