@@ -71,9 +71,7 @@ def spread(job, items, where, record):
     Raises
     ------
     ApbcError
-        If there is no scheduler, or its workers can't work for us.
-    ApbcError
-        Or what a job raised, errors of the system among it.
+        If there is no scheduler, its workers can't work for us, or a job raised it or an OSError.
     """
     record = Path(os.path.abspath(record))
     tries = classbin.tries(record)

@@ -391,11 +391,12 @@ def pick_all(work, todo, total, options):
         If too many can't be used.
     """
     picks, bad, notes = 0, [], []
+    shutil.rmtree(tries(work.classbin.picks_record), ignore_errors=True)  # of a killed run
 
     def said(done, spent):
         return f"{picks} picks, {60 * done / max(spent, 1e-9):.0f} micrographs a minute"
 
-    results = pick_each(work, todo, cluster.Where.of(options))
+    results = pick_each(work, todo, cluster.Where.of(options)) if todo else ()
     for result in cli.progress(results, "micrographs", len(todo), note=said):
         picks += result.picks
         if result.note:
@@ -432,10 +433,7 @@ def skip(fault, bad, total, options):
 
 def pick_each(work, todo, where):
     """Yield a `Picked` of each micrograph, from processes elsewhere or from this one."""
-    if not todo:
-        return
     if not where:
-        shutil.rmtree(tries(work.classbin.picks_record), ignore_errors=True)  # of a killed run
         picker = picker_of(work)
         cli.say(devices.said())
         for name, *prepared in parallel.ahead(prepare(work, picker, *entry) for entry in todo):
