@@ -364,7 +364,7 @@ def test_a_micrograph_that_cannot_be_used_is_found_before_anything_is_written(al
         )
         for options in (
             *(("--stride", 4), ("--border", 0), ("--max-picks", 9), ("--sample", 2)),
-            *(("--jobs", 2), ("--max-bad", 5), ("--invert",)),
+            *(("--max-bad", 5), ("--invert",)),
         )
     ),
     *(
@@ -451,7 +451,7 @@ def test_a_micrograph_smaller_than_a_box_is_skipped(taught, capsys):
     assert taught.call("gen_picks", *PICK) == 1
     out, err = capsys.readouterr()
     fault = f"{taught.path}/{MIC}: 300 x 95 px of 4 A, smaller than a box of 384 A"
-    assert err.splitlines()[0] == f"warning: {fault}; skipped"
+    assert f"warning: {fault}; skipped" in err.splitlines()
     assert err.splitlines()[-1] == (
         f"gen_picks.py: error: {taught.path}/{MICROGRAPHS}: 1 micrographs were skipped: {fault}"
     )
