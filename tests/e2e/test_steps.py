@@ -173,7 +173,8 @@ def test_gen_model_writes_history_results_and_picture(project, capsys):
     ]
     err = err.splitlines()
     assert [line.split(" [")[0] for line in err[:3]] == [" 33% 24/72", " 67% 48/72", "100% 72/72"]
-    assert [re.match(r"(\d)/2 loss 0\.\d{3} ", line)[1] for line in err[3:5]] == ["1", "2"]
+    assert err[3].startswith("running on ")
+    assert [re.match(r"(\d)/2 loss 0\.\d{3} ", line)[1] for line in err[4:6]] == ["1", "2"]
 
     (log,) = json.loads((project / "ClassBin/training_log.txt").read_text())
     assert {name: len(values) for name, values in log.items()} == {
