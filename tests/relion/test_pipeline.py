@@ -165,3 +165,24 @@ def test_a_running_job_is_ended(pipeline, how, mark):
             running.kill()
     assert (folder / f"{external.MARK}{mark}").exists(), (folder / "run.out").read_text()[-500:]
     assert len(list(folder.glob(f"{external.MARK}*"))) == 1
+
+
+def test_a_schedule_of_relion_picks_what_arrives(pipeline):
+    job = add(
+        pipeline, "External", fn_exe=pipeline / "bin/gen_picks.py", in_mic=pipeline.micrographs,
+        param1_label="model", param1_value="ClassBin/model.h5",
+        param2_label="watch", param2_value=1, param3_label="until", param3_value=3,
+    )  # fmt: skip
+    schedule = ("relion_scheduler", "--schedule", "fly")
+    for step in (
+        ("--add", "variable", "--name", "turns", "--value", "1"),
+        ("--add", "job", "--i", job, "--mode", "continue", "--name", "pick"),
+        ("--add", "operator", "--type", "exit", "--name", "EXIT"),
+        ("--add", "edge", "--i", job, "--o", "EXIT"),
+        ("--set_current_node", job),
+    ):
+        run(pipeline, *schedule, *step)
+    assert "reached an exit point" in run(pipeline, *schedule, "--run")[1]
+    made = job.replace("job010", "job011")  # a schedule copies its jobs
+    assert known_nodes(pipeline)[f"{made}coords_suffix_autopick.star"] == "2"
+    assert (pipeline / made / "run.out").read_text().count(" 0 skipped -> ") == 1
