@@ -127,7 +127,7 @@ class _Seats:
                 self._change.notify_all()
 
 
-_seats = _Seats()
+_seats, _loading = _Seats(), threading.Lock()
 
 
 def attempt(order, entry):
@@ -136,7 +136,8 @@ def attempt(order, entry):
     Of that its file tells, which has a byte for each try that has begun and not ended. What was
     begun once is tried again alone: the one beside it may have been the one at fault.
     """
-    job, tries, record, digest, code = pickle.loads(order)
+    with _loading:  # two threads that import one module, which fails, confuse each other
+        job, tries, record, digest, code = pickle.loads(order)
     _check_here(record, digest, code)
     index, item = entry
     path = tries / str(index)

@@ -11,7 +11,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from . import ApbcError, cli, cluster, contrast, devices, mrc, network, parallel, peaks, relion
+from . import (
+    ApbcError,
+    cli,
+    cluster,
+    contrast,
+    devices,
+    files,
+    mrc,
+    network,
+    parallel,
+    peaks,
+    relion,
+)
 from .classbin import what_models_need
 from .windows import Geometry, from_stack
 
@@ -158,15 +170,14 @@ def score(windows, work, where, journal, record):
         Probabilities, rounded to the four decimals written.
     """
     count = len(windows.particles.stack)
-    scores = np.fromfile(journal, np.float32) if journal.exists() else np.empty(0, np.float32)
-    if len(scores) != count:
-        scores = np.full(count, np.nan, np.float32)
+    if not journal.exists() or journal.stat().st_size != 4 * count:
+        with files.atomic(journal) as part:
+            np.full(count, np.nan, np.float32).tofile(part)
+    scores = np.fromfile(journal, np.float32)
     way, size = (_elsewhere, PART) if where else (_here, work.batch)
     starts = [at for at in range(0, count, size) if np.isnan(scores[at : at + size]).any()]
     left = int(sum(len(scores[at : at + size]) for at in starts))
-    journal.parent.mkdir(parents=True, exist_ok=True)
-    with open(journal, "wb") as file:
-        scores.tofile(file)
+    with open(journal, "r+b") as file:
         found = way(windows, work, starts, where, record)
         for at, some in cli.progress(found, "windows", left, lambda one: len(one[1])):
             scores[at : at + len(some)] = some

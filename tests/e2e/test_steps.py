@@ -618,17 +618,18 @@ def test_gen_picks_scores_only_what_its_journal_lacks(trained, monkeypatch):
         interrupt(patched, network.Scorer, "__call__", 3)
         assert trained.call("gen_picks", *options) == 130
     journal = trained / "ClassBin/.part-scores.f32"
-    assert journal.stat().st_size == 3 * 16 * 4
-    with open(journal, "ab") as handle:  # a kill in the middle of writing
-        handle.write(b"\x00\x01\x02")
+    scores = np.fromfile(journal, np.float32)
+    assert np.isfinite(scores).tolist() == [True] * 48 + [False] * 24
+    scores[40] = np.nan  # a kill in the middle of writing
+    scores.tofile(journal)
     with monkeypatch.context() as patched:
         patched.setattr(network.Scorer, "__call__", counted)
         assert trained.call("gen_picks", *options) == 0
-        assert scored == [16, 8]
+        assert scored == [16, 16, 8]
         first = contents(trained / "ClassBin")
         assert not journal.exists()
         assert trained.call("gen_picks", *options, "-c") == 0
-    assert scored == [16, 8, 16, 16, 16, 16, 8]
+    assert scored == [16, 16, 8, 16, 16, 16, 16, 8]
     assert contents(trained / "ClassBin") == first
 
 
