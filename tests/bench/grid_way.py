@@ -13,6 +13,7 @@ import contextlib
 import io
 import statistics
 import sys
+import types
 import tempfile
 import time
 from dataclasses import replace
@@ -127,13 +128,14 @@ def bench_picks(folder, count, runs):
     particles = relion.read_particles(folder, folder / "all.star")
     windows = np.random.default_rng(0).integers(0, 256, (count, SIZE, SIZE, 1)).astype(np.uint8)
     scorer = network.Scorer(model, 256)
+    work = types.SimpleNamespace(batch=256, scorer=lambda: scorer)  # traced once
     journal, edge = folder / "journal", SIZE * APIX
     taught = {"window_px": SIZE, "window_angst": edge, "box_angst": edge}
     read = grid.Windows(folder, particles, taught, invert=False)
 
     def ours():
         journal.unlink(missing_ok=True)
-        grid.score(read, scorer, journal)
+        grid.score(read, work, None, journal, None)
 
     def bare():
         model.predict(windows, batch_size=256, verbose=0)
