@@ -13,9 +13,9 @@ import contextlib
 import io
 import statistics
 import sys
-import types
 import tempfile
 import time
+import types
 from dataclasses import replace
 from pathlib import Path
 
