@@ -23,6 +23,8 @@ CODE = files.digest_all(sorted(Path(__file__).parent.glob("*.py")))  # as it was
 TRIES = 3  # that an item has: one that ends its process each time is set aside
 TIMEOUT = 10  # s to answer, for a scheduler
 PATIENCE = 60  # s for one that was lost to come back
+# Dask has malloc give memory back at once, and looks 100 times a second at what workers do.
+LEAN = {"distributed.nanny.pre-spawn-environ": {}, "distributed.worker.profile.enabled": False}
 TOGETHER = 2  # items in a process: one is made ready while the other is worked on
 
 
@@ -214,6 +216,7 @@ def _cluster(where, most):
 
 def _local(jobs):
     """Start a cluster of processes here; they share the cores."""
+    import dask
     from distributed import LocalCluster
 
     preload = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
@@ -223,15 +226,16 @@ def _local(jobs):
     try:
         for _ in range(TRIES):
             try:
-                return LocalCluster(
-                    n_workers=jobs,
-                    threads_per_worker=threads,
-                    memory_limit=None,
-                    security=True,  # other users of the machine could send it code
-                    dashboard_address=None,
-                    silence_logs=logging.CRITICAL,
-                    preload=[preload],
-                )
+                with dask.config.set(LEAN):
+                    return LocalCluster(
+                        n_workers=jobs,
+                        threads_per_worker=threads,
+                        memory_limit=None,
+                        security=True,  # other users of the machine could send it code
+                        dashboard_address=None,
+                        silence_logs=logging.CRITICAL,
+                        preload=[preload],
+                    )
             except RuntimeError as err:  # one ended before it had begun
                 reason = err
         raise ApbcError(f"{jobs} processes don't start ({reason}); give fewer --jobs")
