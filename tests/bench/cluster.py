@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""Measure picking on a Dask cluster: what a second worker brings, and what kills cost.
+"""Measure picking on a Dask cluster: what it costs, what a second worker brings, and kills.
 
 Example: python tests/bench/cluster.py --dir Bench
 
 Scheduler and workers are processes of their own on the loopback address. In `throughput` each
 worker has a core of its own (taskset) and one thread, so that TensorFlow takes one thread too; a
 micrograph of 4096 x 4096 px takes the difference of two lists' times over that of their lengths. In
+`overhead` -j 1, one worker with all cores, stands against the command without -j, in turn. In
 `kills` 200 micrographs of 512 x 512 px are picked by -j 4, a worker is killed at 10 random moments,
-and all files are compared with those of a run in one process. DIR keeps the project of the first.
+and all files are compared with those of a run in one process. DIR keeps the project of the others.
 """
 
 import argparse
@@ -30,7 +31,9 @@ import conftest  # noqa: E402
 import direct_way  # noqa: E402
 
 FEW, MANY = 2, 18
+LONG = 4, 44  # micrographs, since a few per cent are asked about
 TINY, JOBS, KILLS = 200, 4, 10
+BENCHES = "throughput", "overhead", "kills"
 
 
 @contextlib.contextmanager
@@ -73,6 +76,21 @@ def bench_throughput(folder, runs):
         direct_way.row(f"{name}, {MANY - FEW} micrographs, each", seconds, unit=" s")
     held = "" if one / two >= 1.7 else ", MISSED"
     print(f"throughput of two workers to that of one: {one / two:.2f} (bound: 1.7{held})")
+
+
+def bench_overhead(folder, runs):
+    """Print what Dask adds to a micrograph."""
+    found = {(): [], ("-j", 1): []}
+    for _ in range(runs):
+        for options, times in found.items():
+            few, many = (
+                direct_way.pick(folder, f"list{length}.star", *options)[0] for length in LONG
+            )
+            times.append((many - few) / (LONG[1] - LONG[0]))
+    alone, dasked = (statistics.median(times) for times in found.values())
+    direct_way.row("without Dask, a micrograph", alone, unit=" s")
+    direct_way.row("-j 1, a micrograph", dasked, unit=" s")
+    direct_way.row("-j 1 to without", dasked / alone, 3, 1.05)
 
 
 def bench_kills(folder, seed):
@@ -142,17 +160,21 @@ def main():
     parser.add_argument("--dir", type=Path, help="of the project (default: one that is not kept)")
     parser.add_argument("--runs", type=int, default=3, help="of each in turn (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="of the kills (default: 0)")
-    parser.add_argument("--only", choices=("throughput", "kills"), help="one of the two")
+    parser.add_argument("--only", choices=BENCHES, help="one of them")
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:
         folder = args.dir or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder = folder.resolve()
-        if args.only != "kills":
+        wanted = [args.only] if args.only else BENCHES
+        if wanted != ["kills"]:
             if not direct_way.ClassBin(folder).model.exists():
                 direct_way.make_project(folder, "270")
-            direct_way.link(folder, (FEW, MANY))
+            direct_way.link(folder, (FEW, MANY, *LONG))
+        if "throughput" in wanted:
             bench_throughput(folder, args.runs)
-        if args.only != "throughput":
+        if "overhead" in wanted:
+            bench_overhead(folder, args.runs)
+        if "kills" in wanted:
             tiny = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "tiny"
             bench_kills(tiny, args.seed)
 

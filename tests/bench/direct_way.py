@@ -116,11 +116,7 @@ def bench_command(folder, lengths, runs):
     """Time and memory of the whole command, by the length of the list."""
     few, some, many = lengths
     jobs = {("ours", n): lambda n=n: pick(folder, f"list{n}.star") for n in lengths}
-    for processes in (1, 2):  # of a Dask cluster
-        name, part = f"-j {processes}", ("-j", processes)
-        jobs |= {
-            (name, n): functools.partial(pick, folder, f"list{n}.star", *part) for n in (few, many)
-        }
+    jobs |= {("-j 2", n): lambda n=n: pick(folder, f"list{n}.star", "-j", 2) for n in (few, many)}
     if shutil.which("relion_autopick"):
         for name, options in (("LoG", ()), ("LoG --lowpass 20", FASTER)):
             for n in (few, 2 * few):
@@ -152,7 +148,6 @@ def bench_command(folder, lengths, runs):
     for what, times in (("wall", wall), ("all cores", cores)):
         growth = each("ours", some, many, times) / each("ours", few, some, times)
         row(f"growth: {some} to {many} by {few} to {some}, {what}", growth, 2, 1.3)
-    row("-j 1, by Dask, to ours, wall", each("-j 1", few, many) / each("ours", few, many), 3, 1.05)
     row("-j 2 to ours, wall", each("-j 2", few, many) / each("ours", few, many))
     for n in (few, many):
         row(f"peak memory, {n} of 4096 x 4096 px", memory["ours", n], 0, 1500, " MB")
