@@ -9,6 +9,7 @@ import fcntl
 import json
 import math
 import os
+import shutil
 import time
 from pathlib import Path
 
@@ -485,6 +486,7 @@ class Run:
         made = [folder for folder in self.record.parents if not folder.exists()]
         try:
             with self._locked():
+                shutil.rmtree(tries(self.record), ignore_errors=True)  # of a killed run
                 gone = [n for n in known if self._clear or (self._cut_anew and is_cut(n))]
                 if gone:  # until all are, the record is that of the run which wrote them
                     write_json(self.record, {**self._earlier, "state": "unfinished"})

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import pickle
-import shutil
 import threading
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +30,7 @@ from . import (
     relion,
     star,
 )
-from .classbin import CANDIDATES, ClassBin, Run, read_picking, tries, what_models_need
+from .classbin import CANDIDATES, ClassBin, Run, read_picking, what_models_need
 
 TOLERANCE = 0.01  # by which a micrograph's pixel may be larger than the model's
 MAX_BAD = 5.0  # per cent of the micrographs
@@ -391,7 +390,6 @@ def pick_all(work, todo, total, options):
         If too many can't be used.
     """
     picks, bad, notes = 0, [], []
-    shutil.rmtree(tries(work.classbin.picks_record), ignore_errors=True)  # of a killed run
 
     def said(done, spent):
         return f"{picks} picks, {60 * done / max(spent, 1e-9):.0f} micrographs a minute"
