@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 from . import ApbcError, classbin, cli, devices, files
 
-CODE = files.digest_all(sorted(Path(__file__).parent.glob("*.py")))  # as it was when it was loaded
 TRIES = 3  # that an item has: one that ends its process each time is set aside
 TIMEOUT = 10  # s to answer, for a scheduler
 PATIENCE = 60  # s for one that was lost to come back
@@ -31,7 +30,7 @@ TOGETHER = 2  # items in a process: one is made ready while the other is worked 
 class Where(NamedTuple):
     """Which processes work: ``jobs`` of this machine, or the workers of a scheduler."""
 
-    jobs: int = 1
+    jobs: int
     scheduler: str | Path | None = None  # its address, or a file that tells it
 
     @classmethod
@@ -77,11 +76,10 @@ def spread(job, items, where, record):
     """
     record = Path(os.path.abspath(record))
     tries = classbin.tries(record)
-    order = pickle.dumps((job, tries, record, files.digest(record), CODE))
+    order = pickle.dumps((job, tries, record, files.digest(record), code()))
     todo = functools.partial(_carrier(os.fspath(Path(__file__).parents[1])), order)
     left = dict(enumerate(items))
-    shutil.rmtree(tries, ignore_errors=True)
-    tries.mkdir(parents=True)
+    tries.mkdir()
     try:
         with _cluster(where, len(left)) as address:
             patience = TIMEOUT
@@ -104,6 +102,12 @@ def settle():
     devices.share_cores(worker and worker.state.nthreads)
     if worker and isinstance(worker.name, int) and (count := len(devices.gpus())) > 1:
         devices.use(worker.name % count)
+
+
+@functools.cache
+def code() -> str:
+    """Return the digest of this program's modules, as they were when it was first asked for."""
+    return files.digest_all(sorted(Path(__file__).parent.glob("*.py")))
 
 
 # --- on a worker ---------------------------------------------------------------------------------
@@ -139,8 +143,8 @@ def attempt(order, entry):
     begun once is tried again alone: the one beside it may have been the one at fault.
     """
     with _loading:  # two threads that import one module, which fails, confuse each other
-        job, tries, record, digest, code = pickle.loads(order)
-    _check_here(record, digest, code)
+        job, tries, record, digest, theirs = pickle.loads(order)
+    _check_here(record, digest, theirs)
     index, item = entry
     path = tries / str(index)
     before = path.stat().st_size if path.exists() else 0
@@ -158,10 +162,10 @@ def attempt(order, entry):
 
 
 @functools.cache
-def _check_here(path, wanted, code):
+def _check_here(path, wanted, theirs):
     """Raise ApbcError if this worker has other files, or another program, than its client."""
     who = f"worker {_worker().address}"
-    if code != CODE:
+    if theirs != code():
         raise ApbcError(
             f"{who}: its Autopick-BC ({Path(__file__).parent}) is another one than that of this "
             "command; start workers with the same"

@@ -105,9 +105,9 @@ class Project:
     def __truediv__(self, name):
         return self.path / name
 
-    def copy(self, target):
+    def copy(self, target, how=shutil.copy2):
         """Copy all of it; return the copy."""
-        return Project(shutil.copytree(self.path, target))
+        return Project(shutil.copytree(self.path, target, copy_function=how))
 
     def call(self, script, *args):
         """Run a script's main in this process; return its exit code."""
@@ -116,6 +116,40 @@ class Project:
             return module.main(["-p", str(self.path), *map(str, args)])
         except SystemExit as stop:  # argparse
             return stop.code
+
+
+def more(project, count):
+    """Make the list of micrographs longer: ``count`` more, links to those there; return names."""
+    names = [f"Micrographs/sub{i % 2}/mic_a.{i}.mrc" for i in range(3)]
+    (project / "Micrographs/more").mkdir(exist_ok=True)
+    for i in range(count):
+        names.append(f"Micrographs/more/{i}.mrc")
+        os.link(project / names[i % 3], project / names[-1])
+    (project / project.micrographs).write_text(micrographs_star(names))
+    return names
+
+
+def picked_whole(project, count):
+    """Make the list longer and pick it; return the project without picks, and what they were."""
+    more(project, count)
+    picks = project / "ClassBin/picks"
+    assert project.call("gen_picks", "-i", project.micrographs) == 0
+    expected = contents(picks)
+    shutil.rmtree(picks)
+    return project, expected
+
+
+def count_picked(project):
+    """Count the micrographs that have picks."""
+    return len(list((project / "ClassBin/picks/Micrographs").rglob("[!.]*_autopick.star")))
+
+
+def workers_of(process) -> list[int]:
+    """Return the processes that one has started to work for it, by their numbers."""
+    listed = subprocess.run(
+        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process)], capture_output=True, text=True
+    )
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "spawn_main" in line]
 
 
 def snapshot(folder):

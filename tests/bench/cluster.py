@@ -103,12 +103,7 @@ def bench_kills(folder, seed):
         with contextlib.redirect_stdout(sys.stderr):
             if project.call(*step):
                 sys.exit(f"{step[0]} failed")
-    names = [f"Micrographs/sub{i % 2}/mic_a.{i}.mrc" for i in range(3)]
-    (project / "Micrographs/more").mkdir()
-    for i in range(TINY - len(names)):
-        names.append(f"Micrographs/more/{i}.mrc")
-        os.link(project / names[i % 3], project / names[-1])
-    (project / project.micrographs).write_text(conftest.micrographs_star(names))
+    conftest.more(project, TINY - 3)
     line = [sys.executable, direct_way.ROOT / "gen_picks.py", "-i", project.micrographs]
     subprocess.run(line, cwd=folder, check=True, capture_output=True)
     quiet = conftest.contents(project / "ClassBin/picks")
@@ -143,13 +138,9 @@ def bench_kills(folder, seed):
 
 def kill_one(parent, dice):
     """Kill one of a process's workers; return whether there was one."""
-    listed = subprocess.run(
-        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(parent)], capture_output=True, text=True
-    )
-    workers = [line.split()[0] for line in listed.stdout.splitlines() if "spawn_main" in line]
-    if workers:
+    if workers := conftest.workers_of(parent):
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(dice.choice(workers)), signal.SIGKILL)
+            os.kill(dice.choice(workers), signal.SIGKILL)
             return True
     return False
 

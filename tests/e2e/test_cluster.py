@@ -13,7 +13,7 @@ import time
 import types
 
 import pytest
-from conftest import ROOT, Project, contents, micrographs_star
+from conftest import ROOT, contents, count_picked, picked_whole
 
 from apbc_common import cluster, devices, grid
 
@@ -109,27 +109,13 @@ def dask(tmp_path):
 @pytest.fixture(scope="module")
 def _many(_taught, tmp_path_factory):
     """A list of 30 micrographs, and the files of a run in one process."""
-    project = _taught.copy(tmp_path_factory.mktemp("many") / "p")
-    names = [f"Micrographs/more/{i}.mrc" for i in range(27)]
-    (project / "Micrographs/more").mkdir()
-    for i, name in enumerate(names):
-        os.link(project / NAMES[i % 3], project / name)
-    (project / project.micrographs).write_text(micrographs_star(NAMES + names))
-    assert project.call("gen_picks", *PICK) == 0
-    expected = contents(project / PICKS)
-    shutil.rmtree(project / PICKS)
-    return project, expected
+    return picked_whole(_taught.copy(tmp_path_factory.mktemp("many") / "p"), 27)
 
 
 @pytest.fixture
 def many(_many, tmp_path):
     project, expected = _many
-    copied = shutil.copytree(project.path, tmp_path / "many", copy_function=os.link)
-    return Project(copied), expected
-
-
-def done(project):
-    return len(list((project / PICKS / "Micrographs").rglob("[!.]*_autopick.star")))
+    return project.copy(tmp_path / "many", os.link), expected
 
 
 def differing(project, expected):
@@ -192,7 +178,7 @@ def test_a_worker_lost_for_good_loses_nothing(many, dask):
         dask.start_worker(name, "--nthreads", 1, "--no-nanny")
 
     def lose():
-        wait_until(lambda: done(project) > 3)
+        wait_until(lambda: count_picked(project) > 3)
         dask.kill("a")
 
     with meanwhile(lose):
@@ -205,7 +191,7 @@ def test_a_scheduler_that_comes_back_loses_nothing(many, dask, capsys):
     dask.start_worker("a", "--nthreads", 1, "--no-nanny")
 
     def restart():
-        wait_until(lambda: done(project) > 3)
+        wait_until(lambda: count_picked(project) > 3)
         dask.kill("scheduler")
         dask.kill("a")
         dask.start_scheduler()
@@ -224,7 +210,7 @@ def test_after_a_scheduler_that_is_gone_the_same_command_goes_on(many, dask, cap
     dask.start_worker("a", "--nthreads", 1, "--no-nanny")
 
     def stop():
-        wait_until(lambda: done(project) > 3)
+        wait_until(lambda: count_picked(project) > 3)
         dask.kill("scheduler")
 
     with meanwhile(stop):
@@ -232,7 +218,7 @@ def test_after_a_scheduler_that_is_gone_the_same_command_goes_on(many, dask, cap
     assert last_line(capsys).startswith(
         f"gen_picks.py: error: --scheduler {dask.address}: no Dask scheduler answers"
     )
-    assert 3 < done(project) < 30
+    assert 3 < count_picked(project) < 30
     assert project.call("gen_picks", *PICK) == 0
     assert differing(project, expected) == []
 
@@ -270,7 +256,7 @@ def test_a_micrograph_that_was_set_aside_is_told_of(many, capsys, monkeypatch):
     said = capsys.readouterr().err.splitlines()
     path = project / NAMES[1]
     assert f"warning: {path}: 3 processes ended at work on it; skipped" in said
-    assert "1 micrographs were skipped: " in said[-1] and done(project) == 28
+    assert "1 micrographs were skipped: " in said[-1] and count_picked(project) == 28
     monkeypatch.undo()
     assert project.call("gen_picks", *PICK) == 0  # its record has another order
     assert differing(project, expected) == ["run_gen_picks.json"]
@@ -294,7 +280,7 @@ def test_a_worker_with_other_disks_is_told_of(many, dask, capsys, preload, said)
     dask.start_worker("a", "--no-nanny", *preloaded, PYTHONPATH=str(ROOT))
     assert project.call("gen_picks", *PICK, "--scheduler", dask.address) == 1
     assert said.format(picks=project / PICKS, host=socket.gethostname()) in last_line(capsys)
-    assert done(project) == 0
+    assert count_picked(project) == 0
 
 
 def test_a_model_that_changes_meanwhile_is_told_of(many, dask, capsys):
@@ -311,7 +297,7 @@ def test_a_model_that_changes_meanwhile_is_told_of(many, dask, capsys):
     with meanwhile(change):
         assert project.call("gen_picks", *PICK, "--scheduler", dask.address) == 1
     assert f"{model}: not the model that its record describes" in last_line(capsys)
-    assert done(project) == 0
+    assert count_picked(project) == 0
 
 
 def test_each_gpu_has_a_worker(monkeypatch):
@@ -338,7 +324,7 @@ def test_a_worker_with_another_program_is_told_of(many, dask, capsys):
     dask.start_worker("a", "--no-nanny", PYTHONPATH=str(other.parent))
     assert project.call("gen_picks", *PICK, "--scheduler", dask.address) == 1
     assert f"its Autopick-BC ({other}) is another one than that of this" in last_line(capsys)
-    assert done(project) == 0
+    assert count_picked(project) == 0
 
 
 def test_a_worker_that_lacks_a_library_is_told_of(many, dask, capsys):

@@ -19,12 +19,14 @@ from conftest import (
     BOX,
     ROOT,
     SCALE,
-    Project,
     contents,
+    count_picked,
     micrograph,
-    micrographs_star,
+    more,
+    picked_whole,
     read_mrc,
     snapshot,
+    workers_of,
 )
 from PIL import Image
 
@@ -64,17 +66,6 @@ def picked(project, name, out=PICKS, which="picks"):
     rest = relion.rest(name)
     path = f"{rest}_autopick.star" if which == "picks" else f".candidates/{rest}.star"
     return relion.read_coordinates(project / out / path)
-
-
-def more(project, count):
-    """Make the list of micrographs longer: ``count`` more, links to those there; return names."""
-    names = []
-    for i in range(count):
-        names.append(f"Micrographs/more/{i}.mrc")
-        (project / names[-1]).parent.mkdir(exist_ok=True)
-        os.link(project / NAMES[i % 3], project / names[-1])
-    (project / MICROGRAPHS).write_text(micrographs_star(NAMES + names))
-    return NAMES + names
 
 
 def without_records(folder):
@@ -554,14 +545,10 @@ def started(project, *options):
         process.communicate()
 
 
-def done(project):
-    return len(list((project / PICKS / "Micrographs").rglob("[!.]*_autopick.star")))
-
-
 def wait_for(project, process, count):
     """Wait until so many micrographs are done; the process must not end before."""
     deadline = time.monotonic() + 120
-    while done(project) < count:
+    while count_picked(project) < count:
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -569,20 +556,13 @@ def wait_for(project, process, count):
 @pytest.fixture(scope="module")
 def _many(_taught, tmp_path_factory):
     """A list of 40 micrographs, and the files of an undisturbed run in one process."""
-    project = _taught.copy(tmp_path_factory.mktemp("many") / "p")
-    more(project, 37)
-    assert project.call("gen_picks", *PICK) == 0
-    expected = contents(project / PICKS)
-    shutil.rmtree(project / PICKS)
-    return project, expected
+    return picked_whole(_taught.copy(tmp_path_factory.mktemp("many") / "p"), 37)
 
 
 @pytest.fixture
 def many(_many, tmp_path):
     project, expected = _many
-    return Project(
-        shutil.copytree(project.path, tmp_path / "many", copy_function=os.link)
-    ), expected
+    return project.copy(tmp_path / "many", os.link), expected
 
 
 @pytest.mark.parametrize(
@@ -599,7 +579,7 @@ def test_a_stopped_run_is_continued_to_the_same_end(many, jobs, stop, code):
         wait_for(project, process, random.Random(jobs or 0).randrange(3, 20))
         os.killpg(process.pid, stop)
         _, err = process.communicate(timeout=60)
-        assert process.returncode == code and done(project) < 40
+        assert process.returncode == code and count_picked(project) < 40
     if stop == signal.SIGINT:
         assert err.splitlines()[-1] == "gen_picks.py: interrupted; run the same command again"
         assert "Traceback" not in err
@@ -614,15 +594,12 @@ def test_a_stopped_run_is_continued_to_the_same_end(many, jobs, stop, code):
 
 @pytest.mark.slow
 def test_20_kills_at_random_moments_do_not_show(taught):
-    project, dice = taught, random.Random(0)
-    more(project, 197)
-    assert project.call("gen_picks", *PICK) == 0
-    expected = contents(project / PICKS)
-    shutil.rmtree(project / PICKS)
+    dice = random.Random(0)
+    project, expected = picked_whole(taught, 197)
     for _ in range(20):
         with started(project, "-j", dice.choice([1, 2])) as process:
             if dice.random() < 0.75:  # else in the start
-                wait_for(project, process, done(project) + dice.randrange(1, 6))
+                wait_for(project, process, count_picked(project) + dice.randrange(1, 6))
             time.sleep(dice.uniform(0, 0.1))
             target = os.killpg if dice.random() < 0.8 else os.kill  # all, or the first one only
             target(process.pid, signal.SIGKILL)
@@ -637,24 +614,11 @@ def test_a_process_that_is_killed_loses_nothing(many):
     project, expected = many
     with started(project, "-j", 2) as process:
         wait_for(project, process, 3)
-        kill_one(process, 0)
+        os.kill(workers_of(process.pid)[0], signal.SIGKILL)
         out, err = process.communicate(timeout=120)
     assert process.returncode == 0 and "Traceback" not in err, err
     assert contents(project / PICKS).keys() == expected.keys()
     assert contents(project / PICKS) == expected
-
-
-def kill_one(process, which):
-    """Kill one of the processes of a run, if so many have started."""
-    listed = subprocess.run(
-        ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    workers = [line.split()[0] for line in listed.stdout.splitlines() if "spawn_main" in line]
-    if which < len(workers):
-        os.kill(int(workers[which]), signal.SIGKILL)
 
 
 # --- micrographs that can't be used --------------------------------------------------------------
@@ -735,10 +699,10 @@ def test_over_max_bad_the_run_stops_and_goes_on_when_told(taught, capsys):
         "gen_picks.py: error: 3 of 10 micrographs can't be used, more than --max-bad 20 % allows; "
         "what this run picked stays, and the same command without -c goes on"
     )
-    assert done(taught) == 3 and not (taught / f"{PICKS}/picks.star").exists()
+    assert count_picked(taught) == 3 and not (taught / f"{PICKS}/picks.star").exists()
     assert record(taught, f"{PICKS}/run_gen_picks.json")["state"] == "unfinished"
     assert taught.call("gen_picks", *PICK, "--max-bad", 100) == 1
-    assert done(taught) == 6 and (taught / f"{PICKS}/picks.star").exists()
+    assert count_picked(taught) == 6 and (taught / f"{PICKS}/picks.star").exists()
 
 
 def test_where_none_can_be_read_it_says_so(taught, capsys):
