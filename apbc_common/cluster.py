@@ -161,6 +161,17 @@ def attempt(order, entry):
             path.unlink(missing_ok=True)
 
 
+def kept(make, shipped):
+    """Return what ``make`` makes of pickled bytes; made once on a worker, and kept for the next."""
+    with _loading:
+        return _made(make, shipped)
+
+
+@functools.lru_cache(2)
+def _made(make, shipped):
+    return make(pickle.loads(shipped))
+
+
 @functools.cache
 def _check_here(path, wanted, theirs):
     """Raise ApbcError if this worker has other files, or another program, than its client."""

@@ -211,24 +211,23 @@ def _elsewhere(windows, work, starts, where, record):
         yield at, found
 
 
-_one_at_a_time = threading.Lock()
-
-
-@functools.lru_cache(1)
-def _received(shipped):
-    (project, model_file), record, batch, invert = pickle.loads(shipped)
-    return project, record["dataset"], invert, Work(model_file, record, batch).scorer()
+_scoring = threading.Lock()
 
 
 def _score_part(shipped, part):
     """Score a part on a worker, which keeps the model for the next."""
-    with _one_at_a_time:
-        project, taught, invert, scorer = _received(shipped)
-        windows = Windows(project, part[1], taught, invert)
-        starts = range(0, len(part[1].stack), scorer.batch)
+    project, taught, invert, scorer = cluster.kept(_received, shipped)
+    windows = Windows(project, part[1], taught, invert)
+    starts = range(0, len(part[1].stack), scorer.batch)
+    with _scoring:
         return np.concatenate(
             [scorer(cut) for cut in parallel.ahead(windows.read(starts, scorer.batch))]
         )
+
+
+def _received(sent):
+    (project, model_file), record, batch, invert = sent
+    return project, record["dataset"], invert, Work(model_file, record, batch).scorer()
 
 
 def select(particles, scores, threshold, apart):

@@ -446,31 +446,28 @@ def pick_each(work, todo, where):
 
 
 def shipped(work):
-    """Return work for a process that may be elsewhere: bytes, which `functools` can compare."""
+    """Return work for a process that may be elsewhere, as `cluster.kept` takes it."""
     project, model_file = (Path(os.path.abspath(p)) for p in (work.project, work.model_file))
     record, classbin = what_models_need(work.record), work.classbin.absolute()
     return pickle.dumps(Work(project, classbin, model_file, record, work.settings))
 
 
-_loading, _scoring = threading.Lock(), threading.Lock()
+_scoring = threading.Lock()
 
 
-@functools.lru_cache(1)
-def _received(work):
-    work = pickle.loads(work)
-    return work, picker_of(work)
-
-
-def pick_one(work, entry):
+def pick_one(shipped, entry):
     """Pick a micrograph of (name, A a pixel) on a worker, which keeps the model for the next.
 
     While one is scored another may be made ready.
     """
-    with _loading:
-        work, picker = _received(work)
+    work, picker = cluster.kept(_received, shipped)
     prepared = prepare(work, picker, *entry)
     with _scoring:
         return finish(work, picker, *prepared)
+
+
+def _received(work):
+    return work, picker_of(work)
 
 
 def picker_of(work):
