@@ -10,8 +10,8 @@ import numpy as np
 
 from . import ApbcError, cli, files, images
 
-FILTERS = (16, 32, 64, 64)  # of the four convolutions
-DENSE = (128, 64)  # units of the two fully connected layers
+FILTERS = (16, 32, 64, 128)  # of the four convolutions
+DENSE = (256, 64)  # units of the two fully connected layers
 DROPOUT = 0.5
 TILE = 800  # pixels of a micrograph scored at a time, along each axis
 LEAST_BATCH = 8  # windows at a time, however little memory there is
