@@ -25,7 +25,10 @@ def test_a_first_step_has_the_size_of_adam_s():
     follow = optimizer.muon(1e-3)
     before = [np.array(weight.numpy()) for weight in model.trainable_variables]
     rng = np.random.default_rng(0)
-    gradients = [rng.normal(0, 1e-2, one.shape).astype(np.float32) for one in before]
+    gradients = [  # none so near to 0 that Adam's epsilon counts
+        (rng.choice((-1, 1), one.shape) * rng.uniform(1e-3, 1e-2, one.shape)).astype(np.float32)
+        for one in before
+    ]
     follow.apply([tf.constant(one) for one in gradients], model.trainable_variables)
     for weight, start, gradient in zip(model.trainable_variables, before, gradients, strict=True):
         step = weight.numpy() - start
