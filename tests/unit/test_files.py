@@ -39,8 +39,9 @@ def test_atomic_writes_over_what_a_killed_process_left(tmp_path):
 
 
 def test_atomic_without_a_file_written_is_an_error(tmp_path):
-    with pytest.raises(FileNotFoundError), files.atomic(tmp_path / "a.star"):
-        pass
+    with pytest.raises(FileNotFoundError), files.atomic(tmp_path / "a.star") as part:
+        assert not part.exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_write_text_gives_back_the_bytes_of_a_name(tmp_path):
