@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Make the training and test windows from good and bad particles.
 
-Reads the particles of two RELION selections of 2D classes, splits each 80/20 at random, and
-writes the windows as PNG files to ClassBin/train|test/good|bad, with lists of them, train.star and
-test.star, and a record, dataset.json.
+Reads the particles of two RELION selections of 2D classes, and splits them 80/20: at random, or by
+micrograph where windows are cut from the micrographs. Writes the windows as PNG files to
+ClassBin/train|test/good|bad, lists of them, train.star and test.star, and a record, dataset.json.
 
 Example: gen_data.py -p . -g Select/job011/particles.star -b Select/job012/particles.star
 """
@@ -67,12 +67,14 @@ def build_parser():
         "--in_mics",
         type=cli.ProjectFile,
         metavar="STAR",
-        help="the micrographs, to check coordinates and contrast (default: the Extract job's)",
+        help="the micrographs, to cut from, or to check coordinates and contrast (default: those "
+        "of the Extract job)",
     )
     parser.add_argument(
         "--allow-missing",
         action="store_true",
-        help="leave out particles of micrographs that the list of micrographs does not have",
+        help="with --from-micrographs: leave out particles and corrections of micrographs that the "
+        "list of micrographs does not have",
     )
     parser.add_argument(
         "--from-micrographs",
@@ -105,7 +107,7 @@ def build_parser():
         type=window_size,
         default=64,
         metavar="PX",
-        help="edge of the windows, a multiple of 16 from 48 (default: 64)",
+        help="edge of the windows, a multiple of 16 from 48 to 512 (default: 64)",
     )
     parser.add_argument(
         "--no-png",
@@ -113,14 +115,18 @@ def build_parser():
         help="copy no pixels: write the lists alone, the training reads stacks or micrographs",
     )
     parser.add_argument(
-        "--seed", type=cli.natural, default=0, metavar="N", help="of the split (default: 0)"
+        "--seed",
+        type=cli.natural,
+        default=0,
+        metavar="N",
+        help="of the split, and of the negatives that are added (default: 0)",
     )
     cli.add_clear(parser, "--cleardata")
     return parser
 
 
 def window_size(text) -> int:
-    """Argparse type: a multiple of 16, at least 48."""
+    """Argparse type: a multiple of 16 from 48 to 512."""
     return cli.number(
         text, int, lambda px: 48 <= px <= 512 and px % 16 == 0, "a multiple of 16 from 48 to 512"
     )

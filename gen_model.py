@@ -2,8 +2,8 @@
 """Train the CNN on the windows of gen_data.py, and test it on those it has never seen.
 
 Writes ClassBin/model.h5 with its record, model.json, the history of the training
-(training_log.txt), the test windows' predictions (testing_results.txt), both JSON, and a picture
-of curves and results (train_and_test_results.png).
+(training_log.txt), what it says of the listed test particles (testing_results.txt), both JSON, and
+a picture of curves and results (train_and_test_results.png).
 
 Example: gen_model.py -p .
 """
@@ -31,7 +31,7 @@ MOST_SETTINGS = 200  # of a search
 METRICS = {"loss", "accuracy", "val_loss", "val_accuracy"}
 SHARES = 0.2, 0.1, 0.05, 0.02, 0.01  # of false picks, to say from where they are expected
 LEAST_AREA = 0.7  # under the ROC curve of the test windows, of a model worth picking with
-MOST_MICROGRAPHS = 20  # that the threshold of one network is chosen on
+MOST_MICROGRAPHS = 20  # that one network's threshold is chosen on; that test peaks are judged on
 
 
 def build_parser():
@@ -41,7 +41,7 @@ def build_parser():
         "-s",
         "--skiptraining",
         action="store_true",
-        help="test the model that is there",
+        help="test the model that is there: that in the folder of --o, else ClassBin's",
     )
     parser.add_argument(
         "--data",
@@ -53,14 +53,14 @@ def build_parser():
         "--model",
         type=cli.ProjectFile,
         metavar="FILE",
-        help="with -s and --continue: the model (default: ClassBin/model.h5)",
+        help="with -s and --continue: the model (default: the one that is there)",
     )
     parser.add_argument(
         "--continue",
         dest="go_on",
         action="store_true",
         help="go on with the model that is there, on the windows as they are now, corrected, "
-        "for a fifth of the epochs, at a lower rate",
+        "for a fifth of the epochs (or --epochs), at a lower rate",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
@@ -117,7 +117,8 @@ def build_parser():
         type=cli.natural,
         default=0,
         metavar="N",
-        help="of the validation split, the weights and the augmentation (default: 0)",
+        help="of the split into training and validation (of stacks, of --members and --search), "
+        "the weights and the augmentation (default: 0)",
     )
     cli.add_clear(parser, "--clear")
     return parser
@@ -293,7 +294,7 @@ def test(project, data, model_file, out, batch, gpus):
     source, target = ClassBin(project, data), ClassBin(project, out)
     dataset = read_dataset_record(source.dataset)
     windows = samples.read(source, dataset)
-    path = model_file or ClassBin(project).model
+    path = model_file or (target if target.model.exists() else ClassBin(project)).model
     record = read_model_record(path)
     check_same_windows(path, record["dataset"], dataset)
     if record["dataset"] != dataset:
@@ -537,7 +538,7 @@ def read_logs(path):
 
 
 def write_results(project, source, target, windows, scores, logs, decided):
-    """Write the test windows' predictions and the picture."""
+    """Write what the model says of the listed test particles, and the picture."""
     from apbc_common import results
 
     folder = os.path.relpath(source.folder, project)

@@ -107,7 +107,7 @@ class ClassBin:
 
     @property
     def testing_results(self) -> Path:
-        """Label and prediction of each test window."""
+        """Label and prediction of each listed test particle."""
         return self.folder / "testing_results.txt"
 
     @property

@@ -1,4 +1,4 @@
-"""How a network's weights follow the gradient: Muon for kernels, Adam for all else."""
+"""How weights follow the gradient: Muon for all kernels but the last, Adam for the rest."""
 
 from __future__ import annotations
 

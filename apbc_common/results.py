@@ -63,7 +63,7 @@ def intervals(result, group):
     -------
     dict of str to (float, float, float)
         Accuracy at 0.5, area under the ROC curve, average precision: value, low, high. nan where
-        there is nothing to tell from: one kind alone, or fewer than FEWEST micrographs.
+        there is one kind alone; low and high also with fewer than FEWEST micrographs.
     """
     from sklearn import metrics
 

@@ -18,7 +18,7 @@ def learn(project, dataset, pixels, windows, parts, options, settings, classbin)
     """Train networks; each is kept as it is after a round, so that a killed training goes on.
 
     After each round but the last good particles move by what the networks say of micrographs:
-    each of those that it was not taught, one alone of all. Then training goes on.
+    each of those that it was not taught, one alone of all but those to test. Then training goes on.
 
     Parameters
     ----------

@@ -22,7 +22,7 @@ class Survey:
     xy : ndarray of float64, shape (P, 2)
         In pixels of the micrograph.
     score : ndarray of float64, shape (P,)
-        Probability, before any calibration; best first in each micrograph.
+        What the networks say, calibrated where they are; best first in each micrograph.
     apix : dict of str to float
         A a pixel of each micrograph.
     """

@@ -18,7 +18,7 @@ import numpy as np
 from . import ApbcError, images, mrc, peaks, relion
 from .classbin import KINDS
 
-TEST_SHARE = 0.2  # of the particles, or of the micrographs
+TEST_SHARE = 0.2  # of the particles; of micrographs, of their good ones
 VALIDATION_SHARE = 0.2  # of what is not for testing
 CHUNK = 1 << 24  # pixels conditioned at a time
 AVERAGED = 500  # good particles, about, in the average that is measured

@@ -114,7 +114,7 @@ class Settings:
 # The contrast of standard gives a signal-to-noise ratio of 0.1: variance of the particle within its
 # diameter over that of everything else, per pixel, at 2.2 um. It is 3 V of mean inner potential
 # above the ice.
-# Best F1 over all cuts of RELION 3.1.3's LoG picker, 4 micrographs each, seeds 1 and 2:
+# Best F1 over all cuts of RELION 3.1.3's LoG picker, 4 micrographs each (few: 8), seeds 1 and 2:
 # relion_autopick --i micrographs_ctf.star --odir AutoPick/ --pickname autopick --LoG
 #   --LoG_diam_min 120 --LoG_diam_max 200 (few: 220 and 320) --shrink 0 --lowpass 20
 #   --LoG_adjust_threshold -1.5 (so low that the cuts cover the whole curve)

@@ -824,6 +824,7 @@ def test_outputs_go_where_o_says_and_are_found_there(trained):
     assert trained.call("gen_model", "--epochs", 1, "--o", "External/job021/") == 0  # of ClassBin
     model = ("--model", "External/job021/model.h5")
     assert trained.call("gen_model", "-s", *model, *data, "--o", "External/job022/") == 0
+    assert trained.call("gen_model", "-s", "--o", "External/job021/") == 0  # its own model
     assert (
         trained.call("gen_grid", "-i", trained.micrographs, "-x", BOX, "--o", "External/job023/")
         == 0

@@ -9,7 +9,7 @@ import pytest
 pytestmark = pytest.mark.relion
 
 LABELS = {"good": 822, "bad": 320}  # of the seven micrographs, before RELION's extraction
-WANTED = 0.95  # the earlier program's own test fifth, with ten times the labels: 0.936
+WANTED = 0.95  # the earlier program's own test fifth, with 13 times the labels: 0.936
 
 
 def test_accuracy_on_the_untouched_fifth_is_the_median_of_three_seeds(real, tmp_path, capsys):
