@@ -41,7 +41,7 @@ def build_parser():
         "-s",
         "--skiptraining",
         action="store_true",
-        help="test the model that is there: that in the folder of --o, else ClassBin's",
+        help="test the model that is there",
     )
     parser.add_argument(
         "--data",
@@ -53,7 +53,8 @@ def build_parser():
         "--model",
         type=cli.ProjectFile,
         metavar="FILE",
-        help="with -s and --continue: the model (default: the one that is there)",
+        help="with -s and --continue: the model (default: that in the folder of --o; with -s, if "
+        "there is none, ClassBin's)",
     )
     parser.add_argument(
         "--continue",
