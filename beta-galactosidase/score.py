@@ -74,6 +74,12 @@ def judge(picks, truth, reach, ignored_reach):
     return np.array(judged, float).reshape(-1, 2)
 
 
+def judge_each(picks, truth, diameter, radius=0.3) -> dict[str, np.ndarray]:
+    """Return what `judge` says of each micrograph with picks and a truth; arguments as `score`."""
+    reach, ignored = radius * diameter, IGNORED_REACH * diameter
+    return {n: judge(picks[n], truth[n], reach, ignored) for n in sorted(truth) if n in picks}
+
+
 def score(picks, truth, diameter, radius=0.3, threshold=None) -> dict:
     """Score picks against the truth.
 
@@ -114,8 +120,7 @@ def score(picks, truth, diameter, radius=0.3, threshold=None) -> dict:
     particles = sum(len(one.good) for one in truth.values())
     if not particles:
         raise ValueError("no good particle in the truth")
-    reach, ignored = radius * diameter, IGNORED_REACH * diameter
-    judged = [judge(picks[n], truth[n], reach, ignored) for n in sorted(truth) if n in picks]
+    judged = judge_each(picks, truth, diameter, radius).values()
     judged = np.concatenate([np.empty((0, 2)), *judged])
     judged = judged[np.argsort(-judged[:, 0], kind="stable")]
     right = np.isfinite(judged[:, 1])

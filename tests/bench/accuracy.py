@@ -218,13 +218,7 @@ def figures(wanted, diameter, found, others):
 def chances(model, truth, candidates, diameter):
     """Return how far the chances of candidates are off, and what is false at --fdr FDR."""
     expected = classbin.read_model_record(model)["calibration"]["expected"]
-    judged = np.concatenate(
-        [
-            score.judge(candidates[stem], one, 0.3 * diameter, score.IGNORED_REACH * diameter)
-            for stem, one in truth.items()
-            if stem in candidates
-        ]
-    )
+    judged = np.concatenate(list(score.judge_each(candidates, truth, diameter).values()))
     chance, right = judged[:, 0], np.isfinite(judged[:, 1])
     level = decision.level(expected, FDR)
     sure = chance >= level["from"] if level else np.zeros(len(chance), bool)

@@ -8,6 +8,7 @@ broken ones: how many picks at the default threshold are right, and false, on ea
 that were learnt from have as many whole particles as their preset: standard and hard 350.
 """
 
+import itertools
 import sys
 from pathlib import Path
 
@@ -33,13 +34,27 @@ def simulate(project, preset, seed, whole, broken):
 
 def count(truth, diameter, picks):
     """Return how many picks of each micrograph are right, and how many are false."""
-    wanted, found = score.read_truth(truth), score.read_picks([picks])
-    reach = 0.3 * diameter / accuracy.APIX, score.IGNORED_REACH * diameter / accuracy.APIX
-    right = [
-        np.isfinite(score.judge(found.get(stem, np.empty((0, 3))), one, *reach)[:, 1])
-        for stem, one in wanted.items()
-    ]
+    wanted = score.read_truth(truth)
+    found = dict.fromkeys(wanted, np.empty((0, 3))) | score.read_picks([picks])
+    judged = score.judge_each(found, wanted, diameter / accuracy.APIX).values()
+    right = [np.isfinite(one[:, 1]) for one in judged]
     return [one.sum() for one in right], [(~one).sum() for one in right]
+
+
+def measure(preset, seed, ways, folder):
+    """Yield (way, kind of micrographs, counts) of one preset and seed."""
+    taught = folder / f"{preset}{seed}"
+    accuracy.make_simulated(taught, preset, seed)
+    data = accuracy.cut_simulated(taught, preset, seed)
+    projects = {kind: taught / kind.replace(" ", "_") for kind in KINDS}
+    for kind, project in projects.items():
+        simulate(project, preset, seed, *KINDS[kind])
+    for way in ways:
+        accuracy.teach_and_pick(taught, data, way, seed, "test.star", data / way)
+        for kind, project in projects.items():
+            model, out = data / way / "model.h5", project / way
+            picks, _ = accuracy.pick(project, model, "micrographs_ctf.star", out)
+            yield way, kind, count(project / "truth", accuracy.DIAMETER[preset], picks)
 
 
 def main():
@@ -50,21 +65,9 @@ def main():
     parser.add_argument("--ways", nargs="+", choices=accuracy.WAYS, default=["plain"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     args = parser.parse_args()
-    for preset in args.presets:
-        diameter = accuracy.DIAMETER[preset]
-        for seed in args.seeds:
-            taught = args.dir.resolve() / f"{preset}{seed}"
-            accuracy.make_simulated(taught, preset, seed)
-            data = accuracy.cut_simulated(taught, preset, seed)
-            for way in args.ways:
-                accuracy.teach_and_pick(taught, data, way, seed, "test.star", data / way)
-                for kind, counts in KINDS.items():
-                    project = taught / kind.replace(" ", "_")
-                    simulate(project, preset, seed, *counts)
-                    model, out = data / way / "model.h5", project / way
-                    picks, _ = accuracy.pick(project, model, "micrographs_ctf.star", out)
-                    right, false = count(project / "truth", diameter, picks)
-                    print(f"{preset} {seed} {way}, {kind}: right", *right, "false", *false)
+    for preset, seed in itertools.product(args.presets, args.seeds):
+        for way, kind, (right, false) in measure(preset, seed, args.ways, args.dir.resolve()):
+            print(f"{preset} {seed} {way}, {kind}: right", *right, "false", *false, flush=True)
 
 
 if __name__ == "__main__":
