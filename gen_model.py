@@ -262,7 +262,7 @@ def conclude(place, taught, models, logs, about):
     model = network.all_ways(*models)
     scores = score(model, pixels, windows, parts, about["options"]["batch"])
     model, decided, doubts = decide(project, model, dataset, windows, parts, scores)
-    scores |= judge(project, model, dataset, windows)
+    scores |= judge(project, model, dataset, windows, decided)
     if len(models) > 1:
         about["watched"] = [sorted({*windows.micrograph[part["validation"]]}) for part in parts]
     write_model(target, model, dataset, decided, about)
@@ -310,7 +310,8 @@ def test(project, data, model_file, out, batch, gpus):
     model = network.uncalibrated(whole)
     watched = record.get("watched") if record["dataset"] == dataset else None
     parts = samples.divide(windows, len(network.split(model)), record["options"]["seed"], watched)
-    scores = score(model, pixels, windows, parts, batch) | judge(project, whole, dataset, windows)
+    scores = score(model, pixels, windows, parts, batch)
+    scores |= judge(project, whole, dataset, windows, record)
     write_results(project, source, target, windows, scores, logs, record)
     print_results(windows, scores, record)
     print(f"results and picture -> {target.folder}")
@@ -432,23 +433,23 @@ def decide(project, model, dataset, windows, parts, scores):
     listed = windows.listed & np.isin(windows.source, found.names)
     rows = np.flatnonzero(listed)
     label, score = labels.at_peaks(found, windows, rows, dataset)
-    fit = decision.calibrate(found.score, label, len(found.names))
+    fit = decision.calibrate(found.score, label, found.micrograph, len(found.names))
     model = network.calibrate(model, fit.line.slope, fit.line.offset)
     wrong = fit.line.wrong(score, windows.label[rows] == 1)
     return model, {"threshold": fit.threshold, "calibration": fit.record()}, (rows, wrong)
 
 
-def judge(project, model, dataset, windows):
+def judge(project, model, dataset, windows, decided):
     """Score the peaks of the test micrographs that the lists hold: a part 'peaks' for `score`'s."""
     import numpy as np
 
-    from apbc_common import labels, rounds, survey
+    from apbc_common import decision, labels, rounds, survey
 
     if dataset["source"] == "stack":
         return {}
     tested = np.flatnonzero(windows.part == "test")
     work = rounds.work([model], windows, [tested], MOST_MICROGRAPHS)
-    found = survey.survey(project, dataset, work, "test ")
+    found = survey.survey(project, dataset, work, "test ", decision.Evening.of(decided))
     label, score = labels.at_peaks(found, windows, tested[windows.listed[tested]], dataset)
     known = label >= 0
     return {"peaks": {"label": label[known], "probability": found.score[known]}}

@@ -18,6 +18,7 @@ from . import ApbcError, __version__, files
 # Of a data set's record.
 SIZES = ("window_px", "image_px", "window_angst", "box_angst", "diameter_angst")
 EXTRACTION = {"norm", "bg_radius", "known", "invert"}  # what it says of the particles
+EVENING = {"usual", "part", "rise"}  # what a calibration says of micrographs unlike others
 KINDS = ("bad", "good")  # the label of a window is the index of its kind
 PARTS = ("train", "test")
 PICKED = "_autopick.star"  # how the picks of a micrograph end
@@ -292,7 +293,8 @@ def what_models_need(record):
     """Return a model's record without its long lists: what a process needs that works with it."""
     taught = record["dataset"]
     dataset = {name: taught[name] for name in (*SIZES, "source", "contrast")}
-    return {"dataset": dataset, "sha256": record["sha256"]}
+    calibration = record["calibration"] and {**record["calibration"], "expected": None}
+    return {"dataset": dataset, "calibration": calibration, "sha256": record["sha256"]}
 
 
 def read_picking(path):
@@ -321,9 +323,15 @@ def picked_by(record) -> set[str]:
 
 def _is_expected(calibration):
     """Say whether a calibration holds what is expected from each chance on, as it should."""
-    expected = calibration.get("expected") if isinstance(calibration, dict) else None
+    if not isinstance(calibration, dict):
+        return False
+    expected = calibration.get("expected")
+    evening = calibration.get("evening", dict.fromkeys(EVENING, 0))
     return (
-        isinstance(expected, dict)
+        isinstance(evening, dict)
+        and evening.keys() == EVENING
+        and all(isinstance(n, int | float) for n in evening.values())
+        and isinstance(expected, dict)
         and list(expected) == ["from", "picks", "false"]
         and all(isinstance(column, list) for column in expected.values())
         and len({len(column) for column in expected.values()}) == 1

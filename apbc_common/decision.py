@@ -12,6 +12,8 @@ LEVELS = [round(0.01 * n, 2) for n in range(1, 100)]  # of chance, to say what i
 PRIOR = 0.5, 1.5, 2.0, 2.0  # deviations of slope, offset, and the log odds of both kinds of slips
 SLIPS = 0.05  # of the labels of a list, wrong: what is taken for usual
 MOST_SLIPS = 0.5  # of them: beyond it a list is the other one
+STEADY = 20  # likely particles of a micrograph whose level is half believed
+TOO_MUCH = 0.7, 0.3  # usual part of what a level is above others, and its deviation
 
 
 def best_threshold(label, probability):
@@ -46,6 +48,10 @@ class Line:
     def odds(self, scores) -> np.ndarray:
         """Return the log odds that it is a particle: float64, (N,), of probabilities (N,)."""
         return self.slope * _odds(scores) + self.offset
+
+    def good(self, odds) -> np.ndarray:
+        """Return the chance to be labelled good: float64 (N,), of log odds (N,)."""
+        return self.false + (1 - self.missed - self.false) * special.expit(odds)
 
     def wrong(self, scores, good) -> np.ndarray:
         """Return the chance that a label is wrong: float64 (N,), of scores and labels (N,)."""
@@ -83,12 +89,88 @@ def fit_line(scores, good) -> Line:
 
     def unlikely(found):
         one = line(found)
-        chance = special.expit(one.slope * odds + one.offset)
-        chance = one.false + (1 - one.missed - one.false) * chance
+        chance = one.good(one.slope * odds + one.offset)
         away = (found - usual) / PRIOR
         return -np.log(np.where(good, chance, 1 - chance)).sum() + (away**2).sum() / 2
 
     return line(optimize.minimize(unlikely, usual).x)
+
+
+@dataclass(frozen=True)
+class Evening:
+    """How the log odds of a micrograph's peaks are made to mean what others' mean.
+
+    The scores of some micrographs are higher than those of others, and not of particles alone:
+    their junk's are, too. A micrograph's level is the median log odds of its peaks that are
+    likelier particles than not; of what it is above the usual, a part is too much. Below the usual
+    nothing is changed: micrographs with next to no particle are there, and their junk must not
+    rise.
+
+    Parameters
+    ----------
+    usual : float
+        Level of micrographs.
+    part : float
+        Of what is above it.
+    rise : float
+        What all get, so that on the whole log odds stay as high as they were.
+    """
+
+    usual: float = 0.0
+    part: float = 0.0
+    rise: float = 0.0
+
+    @classmethod
+    def of(cls, record):
+        """Return that of a model's record; where there is none, one that changes nothing."""
+        return cls(**(record["calibration"] or {}).get("evening", {}))
+
+    def even(self, odds) -> np.ndarray:
+        """Return the log odds of all peaks of one micrograph, float64 (N,), evened."""
+        return odds + self.rise - self.part * self.above(odds)
+
+    def above(self, odds) -> float:
+        """Return how far the level of a micrograph is above; the less, the fewer its particles."""
+        level, count = _level(odds)
+        return max(0.0, level - self.usual) * count / (count + STEADY)
+
+
+AS_THEY_ARE = Evening()
+
+
+def _level(odds):
+    likely = odds[odds >= 0]
+    return (float(np.median(likely)), len(likely)) if len(likely) else (0.0, 0)
+
+
+def fit_evening(odds, label, micrograph, line) -> Evening:
+    """Fit how much is too much, from the listed peaks, as `fit_line` fits the line.
+
+    Parameters
+    ----------
+    odds : ndarray of float64, shape (N,)
+        Of the line.
+    label, micrograph : ndarray of int, shape (N,)
+        As `calibrate`.
+    line : Line
+    """
+    each = [micrograph == one for one in np.unique(micrograph)]
+    level, count = np.array([_level(odds[here]) for here in each]).T
+    usual = float((level * count).sum() / max(1, count.sum()))
+    above = np.zeros(len(odds))
+    for here in each:
+        above[here] = Evening(usual).above(odds[here])
+    known = label >= 0
+    good, odds, mean = label[known] == 1, odds[known], float(above[known].mean())
+    above = above[known] - mean
+
+    def unlikely(part):
+        chance = line.good(odds - part * above)
+        away = (part - TOO_MUCH[0]) / TOO_MUCH[1]
+        return -np.log(np.where(good, chance, 1 - chance)).sum() + away**2 / 2
+
+    part = float(optimize.minimize_scalar(unlikely, bounds=(0, 3), method="bounded").x)
+    return Evening(usual, part, part * mean)
 
 
 @dataclass(frozen=True)
@@ -99,6 +181,8 @@ class Calibration:
     ----------
     line : Line
         Of the peaks that are listed particles.
+    evening : Evening
+        Of the line's log odds.
     threshold : float
         The chance from which on picks are expected to have the best F1.
     expected : dict of str to list of float
@@ -107,15 +191,16 @@ class Calibration:
     """
 
     line: Line
+    evening: Evening
     threshold: float
     expected: dict
 
     def record(self) -> dict:
         """Return what a model's record says of it."""
-        return {**asdict(self.line), "expected": self.expected}
+        return {**asdict(self.line), "evening": asdict(self.evening), "expected": self.expected}
 
 
-def calibrate(scores, label, micrographs) -> Calibration:
+def calibrate(scores, label, micrograph, count) -> Calibration:
     """Learn from peaks what their scores mean.
 
     Lists are incomplete: what they do not hold is unknown, not wrong. So the chance that a peak is
@@ -127,8 +212,10 @@ def calibrate(scores, label, micrographs) -> Calibration:
         Probabilities of the peaks.
     label : ndarray of int, shape (N,)
         1 for the listed good, 0 for the bad, -1 for those that no list holds.
-    micrographs : int
-        That they are from.
+    micrograph : ndarray of int, shape (N,)
+        Number of the one each is from.
+    count : int
+        Of micrographs.
 
     Returns
     -------
@@ -139,7 +226,10 @@ def calibrate(scores, label, micrographs) -> Calibration:
     """
     known, some = label >= 0, (label == 1).any()
     line = fit_line(scores[known], label[known] == 1) if some else Line()
-    odds = np.sort(line.odds(scores))[::-1]
+    odds = line.odds(scores)
+    evening = fit_evening(odds, label, micrograph, line) if some else AS_THEY_ARE
+    each = [evening.even(odds[micrograph == one]) for one in np.unique(micrograph)]
+    odds = np.sort(np.concatenate(each))[::-1] if each else odds
     chance = special.expit(odds)
     picks, right = np.arange(1, len(odds) + 1), chance.cumsum()
     threshold = 0.5
@@ -147,14 +237,14 @@ def calibrate(scores, label, micrographs) -> Calibration:
         f1 = 2 * right / (picks + right[-1])
         flat = odds[f1 >= f1.max() - FLAT]
         threshold = round(float(special.expit((flat[0] + flat[-1]) / 2)), 4)
-    count = (chance >= np.array(LEVELS)[:, None]).sum(axis=1)
-    right = np.r_[0.0, right][count]
+    picks = (chance >= np.array(LEVELS)[:, None]).sum(axis=1)
+    right = np.r_[0.0, right][picks]
     expected = {
         "from": LEVELS,
-        "picks": (count / micrographs).round(2).tolist(),
-        "false": (1 - right / np.maximum(count, 1)).round(4).tolist(),
+        "picks": (picks / count).round(2).tolist(),
+        "false": (1 - right / np.maximum(picks, 1)).round(4).tolist(),
     }
-    return Calibration(line, threshold, expected)
+    return Calibration(line, evening, threshold, expected)
 
 
 def level(expected, share):

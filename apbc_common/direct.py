@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy import special
 
-from . import ApbcError, images, mrc, network, peaks
+from . import ApbcError, decision, images, mrc, network, peaks
 
 HEADER_TOLERANCE = 0.01  # by which a header's pixel size may differ from the list's
 FLOOR = 0.01  # least probability of a candidate
@@ -40,13 +40,18 @@ class Picker:
         Pixels of the conditioned micrograph between places scored: 1, 2, 4 or 8.
     invert : bool
         Whether the model was taught with the contrast inverted.
+    evening : decision.Evening
+        Of the model's log odds.
     """
 
-    def __init__(self, model, taught, min_distance, border, floor, stride=STRIDE, invert=False):
+    def __init__(
+        self, model, taught, min_distance, border, floor, stride=STRIDE, invert=False,
+        evening=decision.AS_THEY_ARE,
+    ):  # fmt: skip
         self.apix, self.box = taught["window_angst"] / taught["window_px"], taught["box_angst"]
         self.min_distance, self.border = min_distance, border
         self.least = math.log(floor / (1 - floor)) if 0 < floor < 1 else (2 * floor - 1) * math.inf
-        self.invert = invert
+        self.invert, self.evening = invert, evening
         self.blur = BLUR * taught["diameter_angst"] / (stride * self.apix)  # spacings of the map
         self._dense = network.Dense(model, stride)
 
@@ -97,11 +102,13 @@ class Picker:
         beyond = max(0, size // 2 - int(self.border / self.apix))  # windows reach over the border
         padded = np.pad(grey, beyond, mode="reflect") if beyond else grey
         scores = self._dense(padded)
-        xy, logits = peaks.maxima(scores, self.least)
+        xy, odds = peaks.maxima(scores, min(0.0, self.least - self.evening.rise))
         xy = peaks.centred(xy, special.expit(scores), self.blur)
         xy = (xy * self._dense.stride + (size - 1) / 2 - beyond) * scale  # of `all_ways`
         kept = peaks.best_apart(xy, self.min_distance / apix)
         margin = math.ceil(self.border / apix)  # RELION cuts coordinates to whole pixels
         last = np.array(grey.shape[::-1]) * scale - 1
         kept &= ((xy >= margin) & (xy <= last - margin)).all(axis=1)
-        return xy[kept], np.round(1 / (1 + np.exp(-logits[kept].astype(float))), 4)
+        odds = self.evening.even(odds[kept].astype(float))
+        likely = odds >= self.least
+        return xy[kept][likely], np.round(special.expit(odds[likely]), 4)

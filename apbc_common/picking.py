@@ -484,6 +484,7 @@ def picker_of(work):
         floor,
         settings["stride"],
         settings["invert"],
+        decision.Evening.of(work.record),
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import cli, direct, parallel, peaks
+from . import cli, decision, direct, parallel, peaks
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Survey:
                 yield self.micrograph == number, there, self.apix[name]
 
 
-def survey(project, dataset, work, note="") -> Survey:
+def survey(project, dataset, work, note="", evening=decision.AS_THEY_ARE) -> Survey:
     """Find the peaks of micrographs.
 
     Parameters
@@ -76,6 +76,8 @@ def survey(project, dataset, work, note="") -> Survey:
         Models, and the micrographs that each is asked about; no micrograph twice.
     note : str
         What micrographs they are, for the line of progress.
+    evening : decision.Evening
+        Of the models' log odds.
 
     Raises
     ------
@@ -87,7 +89,8 @@ def survey(project, dataset, work, note="") -> Survey:
 
     def prepared():
         for model, names in work:
-            picker = direct.Picker(model, dataset, floor=direct.FLOOR, **direct.defaults(dataset))
+            usual = direct.defaults(dataset)
+            picker = direct.Picker(model, dataset, floor=direct.FLOOR, evening=evening, **usual)
             for name in names:
                 yield picker, picker.prepare(project / name, apix[name])[0]
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from scipy import special
 
-from apbc_common import ApbcError, cli, direct, network
+from apbc_common import ApbcError, cli, decision, direct, network
 
 CHECKED = 40  # windows
 
@@ -148,3 +149,25 @@ def test_a_pick_has_the_probability_of_the_window_about_it(net):
     probabilities, _ = net.score(grey, corners[:CHECKED])
     assert 5 < len(xy) and (np.diff(found) <= 0).all()
     assert found[:CHECKED] == pytest.approx(probabilities, abs=6e-5)  # four decimals
+
+
+def test_picks_are_evened_before_the_least_of_them_are_left_out(net):
+    taught = {"window_px": net.size, "window_angst": 2.0 * net.size, "box_angst": 2.0 * net.size}
+    taught["diameter_angst"] = 20.0
+    prepared = micrograph(140, 151), np.array([1.0, 1.0]), 2.0
+
+    def find(floor, **evening):
+        return direct.Picker(net.model, taught, 10, net.size, floor, 1, **evening).find(prepared)
+
+    every, raw = find(1e-4)
+    odds = special.logit(np.clip(raw, 1e-4, 1 - 1e-4))
+    for rise in (0.0, 0.7):
+        evening = decision.Evening(odds.max() / 2 - 1, 0.6, rise)
+        wanted = special.expit(evening.even(odds))
+        middle = len(wanted) // 4 + np.diff(-wanted)[len(wanted) // 4 : -5].argmax()
+        floor = wanted[middle : middle + 2].mean()
+        xy, found = find(floor, evening=evening)
+        likely = wanted >= floor
+        assert 1 < likely.sum() == len(found) < len(raw)
+        assert xy.tolist() == every[likely].tolist()
+        assert found == pytest.approx(wanted[likely], abs=2e-3)

@@ -15,7 +15,8 @@ def scores(seed, particles=2000, others=2000):
 
 
 def fit(probability, good, bad, micrographs=1):
-    return decision.calibrate(probability, np.where(good, 1, np.where(bad, 0, -1)), micrographs)
+    label = np.where(good, 1, np.where(bad, 0, -1))
+    return decision.calibrate(probability, label, np.arange(len(label)) % micrographs, micrographs)
 
 
 def cut_of(probability, good, bad):
@@ -93,7 +94,9 @@ def test_what_is_expected_is_what_comes():
     odds = np.concatenate([rng.normal(1, 1.4, 4000), rng.normal(-1, 1.4, 8000)])
     right, listed = np.arange(len(odds)) < 4000, rng.random(len(odds)) < 0.05
     found = fit(special.expit(odds + 3), right & listed, ~right & listed, 10)
-    chance = special.expit(found.line.odds(special.expit(odds + 3)))
+    odds, chance = found.line.odds(special.expit(odds + 3)), np.empty(len(odds))
+    for one in range(10):
+        chance[one::10] = special.expit(found.evening.even(odds[one::10]))
     for low in np.arange(0.1, 0.9, 0.1):
         some = (chance >= low) & (chance < low + 0.1)
         assert chance[some].mean() == pytest.approx(right[some].mean(), abs=0.06)
@@ -106,6 +109,65 @@ def test_what_is_expected_is_what_comes():
     assert level["false"] <= 0.2
     assert decision.level(found.expected, 0.19)["from"] >= level["from"] > found.threshold / 2
     assert decision.level({"from": [0.1, 0.2], "picks": [3, 0], "false": [0.5, 0]}, 0.1) is None
+
+
+def unlike(shift, each=200):
+    """Log odds of peaks of ten micrographs, those of odd ones higher by a shift, and particles."""
+    odds, right = [], []
+    for micrograph in range(10):
+        score, particle = scores(micrograph, each, each)
+        odds.append(1.5 * special.logit(score) + shift * (micrograph % 2))
+        right.append(particle)
+    return np.concatenate(odds), np.concatenate(right), np.repeat(np.arange(10), 2 * each)
+
+
+def test_micrographs_whose_scores_are_high_are_evened():
+    odds, right, micrograph = unlike(3.0)
+    found = decision.calibrate(special.expit(odds), right.astype(int), micrograph, 10)
+    before = found.line.odds(special.expit(odds))
+    each = [before[micrograph == one] for one in range(10)]
+    after = np.concatenate([found.evening.even(one) for one in each])
+    assert found.evening.part > 1.5  # they are as far above the usual as others are below
+    apart = [np.median(o[micrograph % 2 == 1]) - np.median(o[micrograph % 2 == 0])
+             for o in (before, after)]  # fmt: skip
+    assert abs(apart[1]) < 0.3 * apart[0]
+    cut = special.logit(found.threshold)
+    assert f1(after, right, cut) > f1(before, right, cut) + 0.01
+    assert after[right].mean() == pytest.approx(before[right].mean(), abs=1.0)  # on the whole
+
+
+def test_micrographs_alike_stay_as_they_are_and_labels_decide_how_much_is_too_much():
+    odds, right, micrograph = unlike(0.0)
+    alike = decision.calibrate(special.expit(odds), right.astype(int), micrograph, 10).evening
+    assert max(alike.above(odds[micrograph == one]) for one in range(10)) < 0.5
+    assert alike.rise < 0.2
+    # What is high since its particles are clear, with junk as low as elsewhere, is not too much.
+    odds[right & (micrograph % 2 == 1)] += 3.0
+    clear = decision.calibrate(special.expit(odds), right.astype(int), micrograph, 10).evening
+    odds, right, micrograph = unlike(3.0)
+    high = decision.calibrate(special.expit(odds), right.astype(int), micrograph, 10).evening
+    assert clear.part < high.part - 0.2
+
+
+def test_junk_of_micrographs_with_next_to_no_particle_does_not_rise():
+    evening = decision.Evening(usual=4.0, part=0.8, rise=0.1)
+    junk = np.linspace(-4, -1, 50)
+    for likely in ([], [0.5], [2.0, 3.0], [9.0]):
+        odds = np.r_[junk, likely]
+        assert (evening.even(odds) <= odds + 0.1).all()
+        assert (evening.even(odds) > odds - 0.2).all()  # so few say little
+    assert (evening.even(np.r_[junk, [9.0] * 100])[:50] < junk - 3).all()
+    assert len(evening.even(np.empty(0))) == 0
+
+
+def test_a_record_without_evening_changes_nothing():
+    odds = np.r_[np.full(100, 7.0), -3.0]
+    for calibration in (None, {"slope": 1.0, "expected": {}}):
+        evening = decision.Evening.of({"calibration": calibration})
+        assert evening.even(odds).tolist() == odds.tolist()
+    odds, right, micrograph = unlike(3.0)
+    found = decision.calibrate(special.expit(odds), right.astype(int), micrograph, 10)
+    assert decision.Evening.of({"calibration": found.record()}) == found.evening
 
 
 @pytest.mark.parametrize(("missed", "false"), [(0.0, 0.0), (0.05, 0.05), (0.3, 0.0), (0.05, 0.2)])
