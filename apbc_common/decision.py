@@ -102,8 +102,8 @@ class Evening:
 
     The scores of some micrographs are higher than those of others, and not of particles alone:
     their junk's are, too. A micrograph's level is the median log odds of its peaks that are
-    likelier particles than not; of what it is above the usual, a part is too much. Below the usual
-    nothing is changed: micrographs with next to no particle are there, and their junk must not
+    likelier particles than not; of what it is above the usual, a part is too much. One below the
+    usual is left as it is: those with next to no particle are among them, and their junk must not
     rise.
 
     Parameters
