@@ -35,7 +35,7 @@ class Picker:
     min_distance, border : float
         A between picks, and between picks and the border.
     floor : float
-        Least probability of a pick.
+        Least probability of a pick, before a micrograph's scores are lowered.
     stride : int
         Pixels of the conditioned micrograph between places scored: 1, 2, 4 or 8.
     invert : bool
@@ -110,5 +110,4 @@ class Picker:
         last = np.array(grey.shape[::-1]) * scale - 1
         kept &= ((xy >= margin) & (xy <= last - margin)).all(axis=1)
         odds = self.evening.even(odds[kept].astype(float))
-        likely = odds >= self.least
-        return xy[kept][likely], np.round(special.expit(odds[likely]), 4)
+        return xy[kept], np.round(special.expit(odds), 4)

@@ -151,7 +151,7 @@ def test_a_pick_has_the_probability_of_the_window_about_it(net):
     assert found[:CHECKED] == pytest.approx(probabilities, abs=6e-5)  # four decimals
 
 
-def test_picks_are_evened_before_the_least_of_them_are_left_out(net):
+def test_picks_are_evened_and_the_least_of_them_are_left_out_before(net):
     taught = {"window_px": net.size, "window_angst": 2.0 * net.size, "box_angst": 2.0 * net.size}
     taught["diameter_angst"] = 20.0
     prepared = micrograph(140, 151), np.array([1.0, 1.0]), 2.0
@@ -161,13 +161,12 @@ def test_picks_are_evened_before_the_least_of_them_are_left_out(net):
 
     every, raw = find(1e-4)
     odds = special.logit(np.clip(raw, 1e-4, 1 - 1e-4))
+    low = odds[len(odds) // 2 : -2]
+    least = low[(gap := np.diff(-low)).argmax()] - gap.max() / 2
     for rise in (0.0, 0.7):
         evening = decision.Evening(odds.max() / 2 - 1, 0.6, rise)
-        wanted = special.expit(evening.even(odds))
-        middle = len(wanted) // 4 + np.diff(-wanted)[len(wanted) // 4 : -5].argmax()
-        floor = wanted[middle : middle + 2].mean()
-        xy, found = find(floor, evening=evening)
-        likely = wanted >= floor
-        assert 1 < likely.sum() == len(found) < len(raw)
-        assert xy.tolist() == every[likely].tolist()
-        assert found == pytest.approx(wanted[likely], abs=2e-3)
+        xy, found = find(special.expit(least + rise), evening=evening)
+        kept = odds >= min(0, least)  # the level is that of all that are likely
+        assert least > 0 or 1 < kept.sum() < len(raw)
+        assert xy.tolist() == every[kept].tolist()
+        assert found == pytest.approx(special.expit(evening.even(odds))[kept], abs=2e-3)
