@@ -102,9 +102,8 @@ class Evening:
 
     The scores of some micrographs are higher than those of others, and not of particles alone:
     their junk's are, too. A micrograph's level is the median log odds of its peaks that are
-    likelier particles than not; of what it is above the usual, a part is too much. One below the
-    usual is left as it is: those with next to no particle are among them, and their junk must not
-    rise.
+    likelier particles than not; of what it is above the usual, a part is too much. The fewer such
+    peaks there are, the less is changed: the junk of a micrograph without particles must not rise.
 
     Parameters
     ----------
@@ -113,7 +112,7 @@ class Evening:
     part : float
         Of what is above it.
     rise : float
-        What all get, so that on the whole log odds stay as high as they were.
+        What is put on, so that on the whole log odds stay as high as they were.
     """
 
     usual: float = 0.0
@@ -127,20 +126,18 @@ class Evening:
 
     def even(self, odds) -> np.ndarray:
         """Return the log odds of all peaks of one micrograph, float64 (N,), evened."""
-        return odds + self.rise - self.part * self.above(odds)
-
-    def above(self, odds) -> float:
-        """Return how far the level of a micrograph is above; the less, the fewer its particles."""
-        level, count = _level(odds)
-        return max(0.0, level - self.usual) * count / (count + STEADY)
+        level, trust = _level(odds)
+        return odds + trust * (self.rise - self.part * max(0.0, level - self.usual))
 
 
 AS_THEY_ARE = Evening()
 
 
 def _level(odds):
+    """Return the level of a micrograph, and how far to trust it: 0 to 1."""
     likely = odds[odds >= 0]
-    return (float(np.median(likely)), len(likely)) if len(likely) else (0.0, 0)
+    count = len(likely)
+    return float(np.median(likely)) if count else 0.0, count / (count + STEADY)
 
 
 def fit_evening(odds, label, micrograph, line) -> Evening:
@@ -154,18 +151,16 @@ def fit_evening(odds, label, micrograph, line) -> Evening:
         As `calibrate`.
     line : Line
     """
-    each = [micrograph == one for one in np.unique(micrograph)]
-    level, count = np.array([_level(odds[here]) for here in each]).T
-    usual = float((level * count).sum() / max(1, count.sum()))
-    above = np.zeros(len(odds))
-    for here in each:
-        above[here] = Evening(usual).above(odds[here])
+    names, index = np.unique(micrograph, return_inverse=True)
+    level, trust = np.array([_level(odds[micrograph == name]) for name in names]).T
+    usual = float((trust * level).sum() / max(trust.sum(), 1e-9))
     known = label >= 0
-    good, odds, mean = label[known] == 1, odds[known], float(above[known].mean())
-    above = above[known] - mean
+    good, odds, index = label[known] == 1, odds[known], index[known]
+    trust, above = trust[index], np.maximum(0, level - usual)[index]
+    mean = float((trust * above).sum() / max(trust.sum(), 1e-9))
 
     def unlikely(part):
-        chance = line.good(odds - part * above)
+        chance = line.good(odds + trust * part * (mean - above))
         away = (part - TOO_MUCH[0]) / TOO_MUCH[1]
         return -np.log(np.where(good, chance, 1 - chance)).sum() + away**2 / 2
 
