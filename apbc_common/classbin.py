@@ -330,7 +330,7 @@ def _is_expected(calibration):
     return (
         isinstance(evening, dict)
         and evening.keys() == EVENING
-        and all(isinstance(n, int | float) for n in evening.values())
+        and all(isinstance(n, int | float) and math.isfinite(n) for n in evening.values())
         and isinstance(expected, dict)
         and list(expected) == ["from", "picks", "false"]
         and all(isinstance(column, list) for column in expected.values())

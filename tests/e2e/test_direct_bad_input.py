@@ -483,6 +483,7 @@ def test_no_particle_list_of_another_kind_is_picked(taught, capsys):
         {"calibration": {"expected": {"from": [0.5], "picks": [3], "false": []}}},
         {"calibration": {"expected": {"from": [0.5], "picks": [3], "false": ["x"]}}},
         {"calibration": {"evening": {"usual": 3.0, "part": "x", "rise": 0.0}}},
+        {"calibration": {"evening": {"usual": float("nan"), "part": 0.7, "rise": 0.0}}},
         {"calibration": {"evening": {"usual": 3.0}}},
         {"calibration": {"evening": 3}},
         {"dataset": {"image_px": 0}},
