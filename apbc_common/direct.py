@@ -102,12 +102,14 @@ class Picker:
         beyond = max(0, size // 2 - int(self.border / self.apix))  # windows reach over the border
         padded = np.pad(grey, beyond, mode="reflect") if beyond else grey
         scores = self._dense(padded)
-        xy, odds = peaks.maxima(scores, min(0.0, self.least - self.evening.rise))
+        least = self.least - self.evening.rise
+        xy, odds = peaks.maxima(scores, min(0.0, least))  # all that a micrograph's level is of
         xy = peaks.centred(xy, special.expit(scores), self.blur)
         xy = (xy * self._dense.stride + (size - 1) / 2 - beyond) * scale  # of `all_ways`
         kept = peaks.best_apart(xy, self.min_distance / apix)
         margin = math.ceil(self.border / apix)  # RELION cuts coordinates to whole pixels
         last = np.array(grey.shape[::-1]) * scale - 1
         kept &= ((xy >= margin) & (xy <= last - margin)).all(axis=1)
-        odds = self.evening.even(odds[kept].astype(float))
-        return xy[kept], np.round(special.expit(odds), 4)
+        evened = special.expit(self.evening.even(odds[kept].astype(float)))
+        enough = odds[kept] >= least
+        return xy[kept][enough], np.round(evened[enough], 4)
