@@ -283,7 +283,7 @@ def read_model_record(model):
         or not (isinstance(seed, int) and seed >= 0)
         or not (isinstance(threshold, int | float) and 0 <= threshold <= 1)
         or not isinstance(record["sha256"], str)
-        or not (record["calibration"] is None or _is_expected(record["calibration"]))
+        or not (record["calibration"] is None or _is_calibration(record["calibration"]))
     ):
         raise ApbcError(f"{path}: damaged; run gen_model.py again")
     return record
@@ -321,8 +321,8 @@ def picked_by(record) -> set[str]:
     return {name.removesuffix(PICKED) for name in record["outputs"] if name.endswith(PICKED)}
 
 
-def _is_expected(calibration):
-    """Say whether a calibration holds what is expected from each chance on, as it should."""
+def _is_calibration(calibration):
+    """Say whether what a calibration should hold is there and makes sense."""
     if not isinstance(calibration, dict):
         return False
     expected = calibration.get("expected")

@@ -49,9 +49,10 @@ class Line:
         """Return the log odds that it is a particle: float64, (N,), of probabilities (N,)."""
         return self.slope * _odds(scores) + self.offset
 
-    def good(self, odds) -> np.ndarray:
-        """Return the chance to be labelled good: float64 (N,), of log odds (N,)."""
-        return self.false + (1 - self.missed - self.false) * special.expit(odds)
+    def surprise(self, odds, good) -> float:
+        """Return how unlikely labels (N,) are, as -log of the chance, of log odds (N,)."""
+        chance = self.false + (1 - self.missed - self.false) * special.expit(odds)
+        return -np.log(np.where(good, chance, 1 - chance)).sum()
 
     def wrong(self, scores, good) -> np.ndarray:
         """Return the chance that a label is wrong: float64 (N,), of scores and labels (N,)."""
@@ -89,9 +90,8 @@ def fit_line(scores, good) -> Line:
 
     def unlikely(found):
         one = line(found)
-        chance = one.good(one.slope * odds + one.offset)
         away = (found - usual) / PRIOR
-        return -np.log(np.where(good, chance, 1 - chance)).sum() + (away**2).sum() / 2
+        return one.surprise(one.slope * odds + one.offset, good) + (away**2).sum() / 2
 
     return line(optimize.minimize(unlikely, usual).x)
 
@@ -140,29 +140,29 @@ def _level(odds):
     return float(np.median(likely)) if count else 0.0, count / (count + STEADY)
 
 
-def fit_evening(odds, label, micrograph, line) -> Evening:
+def fit_evening(each, odds, label, micrograph, line) -> Evening:
     """Fit how much is too much, from the listed peaks, as `fit_line` fits the line.
 
     Parameters
     ----------
+    each : list of ndarray of float64
+        Log odds of the peaks of each micrograph.
     odds : ndarray of float64, shape (N,)
-        Of the line.
+        Of all peaks.
     label, micrograph : ndarray of int, shape (N,)
         As `calibrate`.
     line : Line
     """
-    names, index = np.unique(micrograph, return_inverse=True)
-    level, trust = np.array([_level(odds[micrograph == name]) for name in names]).T
+    level, trust = np.array([_level(one) for one in each]).T
     usual = float((trust * level).sum() / max(trust.sum(), 1e-9))
     known = label >= 0
-    good, odds, index = label[known] == 1, odds[known], index[known]
-    trust, above = trust[index], np.maximum(0, level - usual)[index]
+    good, odds, micrograph = label[known] == 1, odds[known], micrograph[known]
+    trust, above = trust[micrograph], np.maximum(0, level - usual)[micrograph]
     mean = float((trust * above).sum() / max(trust.sum(), 1e-9))
 
     def unlikely(part):
-        chance = line.good(odds + trust * part * (mean - above))
         away = (part - TOO_MUCH[0]) / TOO_MUCH[1]
-        return -np.log(np.where(good, chance, 1 - chance)).sum() + away**2 / 2
+        return line.surprise(odds + trust * part * (mean - above), good) + away**2 / 2
 
     part = float(optimize.minimize_scalar(unlikely, bounds=(0, 3), method="bounded").x)
     return Evening(usual, part, part * mean)
@@ -208,7 +208,7 @@ def calibrate(scores, label, micrograph, count) -> Calibration:
     label : ndarray of int, shape (N,)
         1 for the listed good, 0 for the bad, -1 for those that no list holds.
     micrograph : ndarray of int, shape (N,)
-        Number of the one each is from.
+        Number of the one each is from, from 0 on.
     count : int
         Of micrographs.
 
@@ -222,9 +222,9 @@ def calibrate(scores, label, micrograph, count) -> Calibration:
     known, some = label >= 0, (label == 1).any()
     line = fit_line(scores[known], label[known] == 1) if some else Line()
     odds = line.odds(scores)
-    evening = fit_evening(odds, label, micrograph, line) if some else AS_THEY_ARE
-    each = [evening.even(odds[micrograph == one]) for one in np.unique(micrograph)]
-    odds = np.sort(np.concatenate(each))[::-1] if each else odds
+    each = [odds[micrograph == one] for one in range(count)]
+    evening = fit_evening(each, odds, label, micrograph, line) if some else AS_THEY_ARE
+    odds = np.sort(np.concatenate([evening.even(one) for one in each]))[::-1]
     chance = special.expit(odds)
     picks, right = np.arange(1, len(odds) + 1), chance.cumsum()
     threshold = 0.5
