@@ -18,7 +18,7 @@ from . import ApbcError, __version__, files
 # Of a data set's record.
 SIZES = ("window_px", "image_px", "window_angst", "box_angst", "diameter_angst")
 EXTRACTION = {"norm", "bg_radius", "known", "invert"}  # what it says of the particles
-EVENING = {"usual", "part", "rise"}  # what a calibration says of micrographs unlike others
+EVENING = {"usual", "part"}  # what a calibration says of micrographs unlike others
 KINDS = ("bad", "good")  # the label of a window is the index of its kind
 PARTS = ("train", "test")
 PICKED = "_autopick.star"  # how the picks of a micrograph end

@@ -102,8 +102,8 @@ class Evening:
 
     The scores of some micrographs are higher than those of others, and not of particles alone:
     their junk's are, too. A micrograph's level is the median log odds of its peaks that are
-    likelier particles than not; of what it is above the usual, a part is too much. The fewer such
-    peaks there are, the less is changed: the junk of a micrograph without particles must not rise.
+    likelier particles than not; of what it is above the usual, a part is too much and is taken off
+    them all. The fewer such peaks there are, the less; nothing rises.
 
     Parameters
     ----------
@@ -111,13 +111,10 @@ class Evening:
         Level of micrographs.
     part : float
         Of what is above it.
-    rise : float
-        What is put on, so that on the whole log odds stay as high as they were.
     """
 
     usual: float = 0.0
     part: float = 0.0
-    rise: float = 0.0
 
     @classmethod
     def of(cls, record):
@@ -127,7 +124,7 @@ class Evening:
     def even(self, odds) -> np.ndarray:
         """Return the log odds of all peaks of one micrograph, float64 (N,), evened."""
         level, trust = _level(odds)
-        return odds + trust * (self.rise - self.part * max(0.0, level - self.usual))
+        return odds - trust * self.part * max(0.0, level - self.usual)
 
 
 AS_THEY_ARE = Evening()
@@ -160,12 +157,13 @@ def fit_evening(each, odds, label, micrograph, line) -> Evening:
     trust, above = trust[micrograph], np.maximum(0, level - usual)[micrograph]
     mean = float((trust * above).sum() / max(trust.sum(), 1e-9))
 
-    def unlikely(part):
+    def unlikely(part):  # about the mean: how high scores are on the whole, the line has said
         away = (part - TOO_MUCH[0]) / TOO_MUCH[1]
         return line.surprise(odds + trust * part * (mean - above), good) + away**2 / 2
 
-    part = float(optimize.minimize_scalar(unlikely, bounds=(0, 3), method="bounded").x)
-    return Evening(usual, part, part * mean)
+    return Evening(
+        usual, float(optimize.minimize_scalar(unlikely, bounds=(0, 3), method="bounded").x)
+    )
 
 
 @dataclass(frozen=True)

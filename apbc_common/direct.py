@@ -102,8 +102,7 @@ class Picker:
         beyond = max(0, size // 2 - int(self.border / self.apix))  # windows reach over the border
         padded = np.pad(grey, beyond, mode="reflect") if beyond else grey
         scores = self._dense(padded)
-        least = self.least - self.evening.rise
-        xy, odds = peaks.maxima(scores, min(0.0, least))  # all that a micrograph's level is of
+        xy, odds = peaks.maxima(scores, min(0.0, self.least))  # all that a micrograph's level is of
         xy = peaks.centred(xy, special.expit(scores), self.blur)
         xy = (xy * self._dense.stride + (size - 1) / 2 - beyond) * scale  # of `all_ways`
         kept = peaks.best_apart(xy, self.min_distance / apix)
@@ -111,5 +110,5 @@ class Picker:
         last = np.array(grey.shape[::-1]) * scale - 1
         kept &= ((xy >= margin) & (xy <= last - margin)).all(axis=1)
         evened = special.expit(self.evening.even(odds[kept].astype(float)))
-        enough = odds[kept] >= least
+        enough = odds[kept] >= self.least
         return xy[kept][enough], np.round(evened[enough], 4)

@@ -133,7 +133,7 @@ def test_micrographs_whose_scores_are_high_are_evened():
     assert abs(apart[1]) < 0.3 * apart[0]
     cut = special.logit(found.threshold)
     assert f1(after, right, cut) > f1(before, right, cut) + 0.01
-    assert after[right].mean() == pytest.approx(before[right].mean(), abs=1.0)  # on the whole
+    assert (after <= before).all()
 
 
 def test_micrographs_alike_stay_as_they_are_and_labels_decide_how_much_is_too_much():
@@ -150,8 +150,8 @@ def test_micrographs_alike_stay_as_they_are_and_labels_decide_how_much_is_too_mu
     assert clear.part < high.part - 0.2
 
 
-def test_junk_of_micrographs_with_next_to_no_particle_does_not_rise():
-    evening = decision.Evening(usual=4.0, part=0.8, rise=0.5)
+def test_micrographs_with_next_to_no_particle_stay_as_they_are():
+    evening = decision.Evening(usual=4.0, part=0.8)
     junk = np.linspace(-4, -1, 50)
     for likely in ([], [0.5], [2.0, 3.0], [9.0]):
         odds = np.r_[junk, likely]
