@@ -161,9 +161,8 @@ def fit_evening(each, odds, label, micrograph, line) -> Evening:
         away = (part - TOO_MUCH[0]) / TOO_MUCH[1]
         return line.surprise(odds + trust * part * (mean - above), good) + away**2 / 2
 
-    return Evening(
-        usual, float(optimize.minimize_scalar(unlikely, bounds=(0, 3), method="bounded").x)
-    )
+    part = optimize.minimize_scalar(unlikely, bounds=(0, 3), method="bounded").x
+    return Evening(usual, float(part))
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,18 @@ NOTED = 0.1  # share of a class that looks wrong
 
 
 def check(project, dataset):
-    """Raise ApbcError if a list is not what it was when the data set was made."""
+    """Check, before anything is learnt, that `report` can read the lists.
+
+    Raises
+    ------
+    ApbcError
+        If a list is not what it was when the data set was made, or its stacks can't be used.
+    """
     for kind in KINDS:
         path = project / dataset[kind]
         if not path.exists() or files.digest(path) != dataset["sha256"][kind]:
             raise ApbcError(f"{path}: moved or changed since gen_data.py read it; run that again")
+        relion.read_particles(project, path)
 
 
 def report(project, classbin, dataset, samples, rows, wrong) -> list[str]:

@@ -102,6 +102,24 @@ def test_particles_in_the_wrong_list_are_suspects(larger, capsys, source):
     )
 
 
+@pytest.mark.parametrize("damage", ["stacks", "list"])
+def test_lists_that_suspects_can_not_be_told_of_are_found_before_learning(
+    larger, monkeypatch, capsys, damage
+):
+    assert larger.call("gen_data", *lists(larger), "--no-png", "--from-micrographs") == 0
+    monkeypatch.setattr(learning, "train", lambda *rest: pytest.fail("it learns"))
+    if damage == "list":
+        swap(larger)
+        error = "moved or changed since gen_data.py read it; run that again"
+    else:
+        gone = star.scan(larger / larger.bad)["particles"].read()[relion.IMAGE][0].split("@")[1]
+        (larger / gone).unlink()
+        error = f"1 of 6 stacks can't be used: {gone}: No such file"
+    assert larger.call("gen_model", "--members", 3) == 1
+    assert f"gen_model.py: error: {larger / larger.bad}: {error}" in capsys.readouterr().err
+    assert not (larger / "ClassBin/model.h5").exists()
+
+
 def taught_names(project, windows):
     """The particles that were learnt from."""
     names = set()
