@@ -103,8 +103,9 @@ def train(
         passes = max(1, round(share * (epochs or usual_epochs(len(training), batch))))
         try:
             return _learn(*data, passes, batch, seed, note, model, settings)
-        except tf.errors.ResourceExhaustedError:
-            pass  # by now what it held is free
+        except tf.errors.OpError as err:
+            network.raise_unless_short(err)
+        # by now what it held is free
         if batch // 2 < network.LEAST_BATCH:
             raise ApbcError(
                 f"out of memory with {batch} windows a step; make room on the GPU or the machine, "

@@ -17,6 +17,7 @@ TILE = 800  # pixels of a micrograph scored at a time, along each axis
 LEAST_BATCH = 8  # windows at a time, however little memory there is
 CALIBRATION = "calibration"  # the layer that `calibrate` adds
 TURNS = 4  # of a window, all scored
+SHORT = "RESOURCE_EXHAUSTED", "No BLAS for stream", "No DNN"  # of a GPU too full for its libraries
 LOGIT = "logit"  # the layer before the sigmoid; peaks are ranked by it, since sigmoids tie at 1
 
 
@@ -242,6 +243,15 @@ def save_model(model, path):
             raise ApbcError(f"{path}: {err}") from err
 
 
+def raise_unless_short(err):
+    """Raise an error of TensorFlow again, unless it comes of too little memory."""
+    import tensorflow as tf
+
+    if isinstance(err, tf.errors.ResourceExhaustedError) or any(text in str(err) for text in SHORT):
+        return
+    raise err
+
+
 def _less(count, least, what):
     """Return half of what was too much for memory at a time, and say so; raise ApbcError.
 
@@ -249,7 +259,10 @@ def _less(count, least, what):
     """
     much = f"out of memory with {what.format(count)}"
     if count // 2 < least:
-        raise ApbcError(f"{much}; make room on the GPU or the machine, and run it again")
+        raise ApbcError(
+            f"{much}; make room on the GPU or the machine, or leave the GPU alone "
+            "(CUDA_VISIBLE_DEVICES=-1)"
+        )
     cli.warn_once(f"{much}; going on with {count // 2}")
     return count // 2
 
@@ -309,8 +322,9 @@ class Scorer:
                     for start in range(0, len(windows), count)
                 ]
                 return np.concatenate([np.empty(0, np.float32), *found])
-            except tf.errors.ResourceExhaustedError:
-                pass  # by now what it held is free
+            except tf.errors.OpError as err:
+                raise_unless_short(err)
+            # by now what it held is free
             self._divide(_less(count, LEAST_BATCH, "{} windows at a time"))
 
     def _padded(self, windows):
@@ -369,8 +383,9 @@ class Dense:
         while True:
             try:
                 return self._tiled(grey)
-            except tf.errors.ResourceExhaustedError:
-                pass  # by now what it held is free
+            except tf.errors.OpError as err:
+                raise_unless_short(err)
+            # by now what it held is free
             self._tile = _less(self._tile, self.size, "tiles of {} pixels")
 
     def _tiled(self, grey):

@@ -7,7 +7,8 @@ Topaz (topaz-em from PyPI, some GB with what it needs) goes into an environment 
 DIR/topaz. Micrographs are scaled down by 4, to 7 A a pixel; picks are half a diameter apart at
 least. Taught: resnet8 of 32 units, its default, which begins with the weights that Topaz brings,
 with the good list's centres, and the number of particles that the share of good candidates lets
-expect. F1 is that of the scores from 0 on. What was made is kept.
+expect; Topaz's own number of epochs is 10. F1 is that of the scores from 0 on. What was made is
+kept.
 """
 
 import statistics
@@ -38,27 +39,27 @@ def environment(folder):
     return command
 
 
-def preprocess(topaz, project, part):
+def preprocess(topaz, project, part, device):
     """Scale and normalise the micrographs of a list; return where they are."""
     folder = project / f"topaz_{part}"
     names = relion.read_micrographs(project / f"{part}.star").names
     missing = [name for name in names if not (folder / Path(name).name).exists()]
     if missing:
         accuracy.shell(
-            project / "log.txt", topaz, "preprocess", "-s", SCALE, "-d", -1, "-o", folder, *missing,
-            cwd=project,
+            project / "log.txt", topaz, "preprocess", "-s", SCALE, "-d", device, "-o", folder,
+            *missing, cwd=project,
         )  # fmt: skip
     return folder
 
 
-def pick(topaz, project, model, diameter, out):
+def pick(topaz, project, model, diameter, out, device):
     """Pick the test micrographs; return {stem: x, y, score}."""
-    images = preprocess(topaz, project, "test")
+    images = preprocess(topaz, project, "test", device)
     if not out.exists():
         part = out.with_suffix(".part")
         apart = round(diameter / 2 / accuracy.APIX / SCALE)
         accuracy.shell(
-            project / "log.txt", topaz, "extract", "-r", apart, "-x", SCALE, "-d", -1,
+            project / "log.txt", topaz, "extract", "-r", apart, "-x", SCALE, "-d", device,
             *(["-m", model] if model else []), "-o", part, *sorted(images.glob("*.mrc")),
             cwd=project,
         )  # fmt: skip
@@ -70,11 +71,11 @@ def pick(topaz, project, model, diameter, out):
     return {name: np.array(rows) for name, rows in found.items()}
 
 
-def teach(topaz, project, seed):
-    """Train with the good list; return the model."""
-    images = preprocess(topaz, project, "learn")
+def teach(topaz, project, epochs, device):
+    """Train with the good list; return the model of the last epoch."""
+    images = preprocess(topaz, project, "learn", device)
     folder = project / "topaz_model"
-    model = folder / "model_epoch2.sav"
+    model = folder / f"model_epoch{epochs}.sav"
     if not model.exists():
         folder.mkdir(exist_ok=True)
         good, bad = (
@@ -93,20 +94,22 @@ def teach(topaz, project, seed):
         accuracy.shell(
             project / "log.txt", topaz, "train", "-n", expected, "--train-images", images,
             "--train-targets", folder / "good.txt", "-m", "resnet8", "--units", 32,
-            "--num-epochs", 2, "-d", -1, "--save-prefix", folder / "model", cwd=project,
+            "--num-epochs", epochs, "-d", device, "--num-workers", 1,
+            "--save-prefix", folder / "model", cwd=project,
         )  # fmt: skip
     return model
 
 
-def measure(topaz, folder, preset, seed):
+def measure(topaz, folder, preset, seed, epochs, device):
     """Yield (row's name, scores) of one preset and seed."""
     project, diameter = folder / f"{preset}{seed}", accuracy.DIAMETER[preset]
     accuracy.make_simulated(project, preset, seed)
     truth = score.read_truth(project / "truth_test")
-    for name in ("as it comes", "taught"):
-        model = teach(topaz, project, seed) if name == "taught" else None
-        every = pick(topaz, project, model, diameter, project / f"topaz_{name.split()[0]}.txt")
+    for count in (0, epochs):
+        model = teach(topaz, project, count, device) if count else None
+        every = pick(topaz, project, model, diameter, project / f"topaz_{count}.txt", device)
         sure = {stem: rows[rows[:, 2] >= LIKELY] for stem, rows in every.items()}
+        name = f"taught, {count} epochs" if count else "as it comes"
         yield f"Topaz, {name}", accuracy.figures(truth, diameter, sure, every)
 
 
@@ -117,11 +120,14 @@ def main():
     presets = list(accuracy.DIAMETER)
     parser.add_argument("--presets", nargs="+", choices=presets, default=presets)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--epochs", type=int, default=2, help="to teach it (default: 2)")
+    parser.add_argument("--device", type=int, default=-1, help="GPU (default: -1, the CPU)")
     args = parser.parse_args()
     folder = args.dir.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     topaz = environment(folder)
-    accuracy.tables(args, lambda preset, seed: measure(topaz, folder, preset, seed))
+    more = args.epochs, args.device
+    accuracy.tables(args, lambda preset, seed: measure(topaz, folder, preset, seed, *more))
 
 
 if __name__ == "__main__":

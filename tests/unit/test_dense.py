@@ -103,14 +103,17 @@ def test_tiles_do_not_show(net, monkeypatch):
         assert network.Dense(net.model, 4)(grey) == pytest.approx(whole, abs=1e-5)
 
 
-def test_where_memory_is_short_tiles_are_smaller(net, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "error", [MemoryError("OOM when allocating a tensor"), RuntimeError("No BLAS for stream.")]
+)  # the first makes a ResourceExhaustedError
+def test_where_memory_is_short_tiles_are_smaller(error, net, monkeypatch, capsys):
     cli.warn_once.cache_clear()
     grey, room = micrograph(431, 574), [10_000]
     dense = network._dense
 
     def check(shape):
         if shape[1] > room[0]:
-            raise MemoryError("OOM when allocating a tensor")  # ResourceExhaustedError of it
+            raise error
 
     def tight(model, found, stride):
         with tf.control_dependencies([tf.py_function(check, [tf.shape(found)], [])]):

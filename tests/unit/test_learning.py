@@ -32,8 +32,15 @@ def test_both_kinds_weigh_the_same_however_much_some_windows_count():
 WARNING = "warning: out of memory with {} windows a step; starting again with {}\n"
 
 
-@pytest.fixture
-def memory(monkeypatch):
+SHORT = {
+    "tensor": MemoryError("OOM when allocating a tensor"),  # ResourceExhaustedError of it
+    "algorithm": RuntimeError("No algorithm worked! RESOURCE_EXHAUSTED: Out of memory while"),
+    "library": RuntimeError("No BLAS for stream."),
+}  # what a GPU of little memory was seen to end in
+
+
+@pytest.fixture(params=("tensor", "library"))
+def memory(request, monkeypatch):
     """Let memory be too short for so many windows a step, once so many steps have fitted."""
     augment = learning.augment
 
@@ -43,7 +50,7 @@ def memory(monkeypatch):
         def check(count):
             steps.append(count)
             if count > beyond and len(steps) > fits:
-                raise MemoryError("OOM when allocating a tensor")  # ResourceExhaustedError of it
+                raise SHORT[request.param]
 
         def tight(found, *how):
             with tf.control_dependencies([tf.py_function(check, [tf.shape(found)[0]], [])]):
@@ -97,20 +104,28 @@ class Tight:
 
     input_shape = (None, 48, 48, 1)
 
-    def __init__(self, room):
-        self.model, self.room = network.build_model(48), room
+    def __init__(self, room, error):
+        self.model, self.room, self.error = network.build_model(48), room, error
 
     def __call__(self, found, training):
         if found.shape[0] > self.room:
-            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating a tensor")
+            raise self.error
         return self.model(found, training=training)
 
 
-def test_where_memory_is_short_fewer_windows_are_scored_at_a_time(capsys):
+@pytest.mark.parametrize(
+    "error",
+    [
+        tf.errors.ResourceExhaustedError(None, None, "OOM when allocating a tensor"),
+        tf.errors.NotFoundError(None, None, str(SHORT["algorithm"])),
+        tf.errors.InternalError(None, None, str(SHORT["library"])),
+    ],
+)
+def test_where_memory_is_short_fewer_windows_are_scored_at_a_time(error, capsys):
     """Said once, whoever scores; so that not all is lost when others leave, each tries all."""
     cli.warn_once.cache_clear()
     pixels = np.random.default_rng(0).integers(0, 256, (150, 48, 48)).astype(np.uint8)
-    model = Tight(20)
+    model = Tight(20, error)
     wanted = learning.score(model.model, pixels, np.arange(150), 64)
     for _ in range(2):
         found = learning.score(model, pixels, np.arange(150), 64)
@@ -125,3 +140,10 @@ def test_where_memory_is_short_fewer_windows_are_scored_at_a_time(capsys):
     model.room = 7
     with pytest.raises(ApbcError, match="^out of memory with 8 windows at a time; make room on "):
         learning.score(model, pixels, np.arange(150), 64)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory():
+    model = Tight(20, tf.errors.InternalError(None, None, "the GPU has fallen off the bus"))
+    pixels = np.zeros((64, 48, 48), np.uint8)
+    with pytest.raises(tf.errors.InternalError, match="off the bus"):
+        learning.score(model, pixels, np.arange(64), 64)
