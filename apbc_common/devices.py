@@ -13,8 +13,6 @@ import subprocess
 from . import ApbcError, network
 
 ALL, NONE = "all", "none"  # of the GPUs
-HALF = 7, 0  # least compute capability of a GPU that is fast at half precision
-MIXED, FULL = "mixed_float16", "float32"  # policies of Keras
 
 
 def gpus() -> list[str]:
@@ -102,12 +100,6 @@ def mirrored(names=None):
     import tensorflow as tf
 
     return tf.distribute.MirroredStrategy(names, tf.distribute.ReductionToOneDevice())
-
-
-def precision() -> str:
-    """Return the policy to train with: MIXED where all GPUs seen are fast at it, else FULL."""
-    able = [_details(gpu).get("compute_capability", (0, 0)) >= HALF for gpu in _seen()]
-    return MIXED if able and all(able) else FULL
 
 
 def said() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from dataclasses import dataclass
 
@@ -120,26 +119,26 @@ def train(
 def _learn(pixels, label, training, validation, weight, epochs, batch, seed, note, model, settings):
     """Train a network for so many epochs, as `train`.
 
-    One that learns on several GPUs or with less precision is built for that; what it has learnt is
-    returned in a network as any other.
+    One that learns on several GPUs is built for that; what it has learnt is returned in a network
+    as any other. All in full precision: half was no faster on a GPU, as the network is small.
     """
     keras = network.keras()
     keras.utils.set_random_seed(seed)
-    strategy, precision = devices.strategy(), devices.precision()
+    strategy = devices.strategy()
     replicas = strategy.num_replicas_in_sync
-    plain = replicas == 1 and precision == devices.FULL
+    plain = replicas == 1
     recipe = pixels.shape[1], settings.width, settings.dropout
     steps = -(-len(training) // batch) * epochs
     warm = max(1, round(WARM * steps))
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, steps - warm), warmup_target=settings.rate, warmup_steps=warm
     )
-    with strategy.scope(), _policy(keras, precision):
+    with strategy.scope():
         learner = model if model and plain else network.build_model(*recipe)
         if model and not plain:
             learner.set_weights(model.get_weights())
         learner.compile(
-            optimizer.muon(rate, scaled=precision == devices.MIXED),
+            optimizer.muon(rate),
             "binary_crossentropy",
             metrics=["accuracy"],
             jit_compile=False,  # XLA: 45 s to compile on a GPU, and no step is shorter
@@ -172,17 +171,6 @@ def _shared(strategy, batches):
     """Return batches as a strategy takes them."""
     replicas = strategy.num_replicas_in_sync
     return strategy.distribute_datasets_from_function(lambda _: parts(batches, replicas))
-
-
-@contextlib.contextmanager
-def _policy(keras, name):
-    """Let layers that are built compute with this precision, if they don't say another."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def usual_epochs(count, batch) -> int:

@@ -65,10 +65,9 @@ def build_model(size, width=1.0, dropout=DROPOUT):
     x = layers.Conv2D(dense[0], x.shape[1], activation="relu", name="dense1")(x)
     x = layers.Dropout(dropout, name="dropout")(x)
     x = layers.Conv2D(dense[1], 1, activation="relu", name="dense2")(x)
-    full = "float32"  # whatever precision training gives the layers before
-    x = layers.Conv2D(1, 1, name=LOGIT, dtype=full)(x)
-    x = layers.Flatten(name="score", dtype=full)(x)
-    return k.Model(windows, layers.Activation("sigmoid", name="probability", dtype=full)(x))
+    x = layers.Conv2D(1, 1, name=LOGIT)(x)
+    x = layers.Flatten(name="score")(x)
+    return k.Model(windows, layers.Activation("sigmoid", name="probability")(x))
 
 
 def all_ways(*models):

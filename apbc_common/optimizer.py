@@ -10,7 +10,7 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of its polynomial of fifth order
 SIZE = 0.3  # root mean square of a step of Muon, at a rate of 1: somewhat more than Adam's
 
 
-def muon(rate, scaled=False):
+def muon(rate):
     """Return the optimizer.
 
     A kernel's step is its momentum with all singular values made equal: what many windows agree on
@@ -20,9 +20,6 @@ def muon(rate, scaled=False):
     Parameters
     ----------
     rate : float or keras.optimizers.schedules.LearningRateSchedule
-    scaled : bool
-        Whether the loss is scaled up, so that no gradient of half precision is lost; steps whose
-        gradients then are not finite are left out.
 
     Returns
     -------
@@ -48,22 +45,7 @@ def muon(rate, scaled=False):
             step = SIZE * max(ahead.shape) ** 0.5 * orthogonal(ahead)
             self.assign_sub(variable, learning_rate * keras.ops.reshape(step, variable.shape))
 
-    return _scaled(Muon(rate)) if scaled else Muon(rate)
-
-
-def _scaled(follow):
-    """Return an optimizer whose loss is scaled, on all replicas alike."""
-    keras = network.keras()
-    import tensorflow as tf
-
-    class Scaled(keras.optimizers.LossScaleOptimizer):
-        def check_finite(self, grads):
-            """Say whether the gradients of all replicas are; Keras asks the first replica alone."""
-            finite = tf.cast(super().check_finite(grads), tf.float32)
-            replica = tf.distribute.get_replica_context()
-            return replica.all_reduce(tf.distribute.ReduceOp.MEAN, finite) == 1.0
-
-    return Scaled(follow)
+    return Muon(rate)
 
 
 def orthogonal(matrix):
