@@ -125,8 +125,7 @@ def _learn(pixels, label, training, validation, weight, epochs, batch, seed, not
     keras = network.keras()
     keras.utils.set_random_seed(seed)
     strategy = devices.strategy()
-    replicas = strategy.num_replicas_in_sync
-    plain = replicas == 1
+    several = strategy.num_replicas_in_sync > 1
     recipe = pixels.shape[1], settings.width, settings.dropout
     steps = -(-len(training) // batch) * epochs
     warm = max(1, round(WARM * steps))
@@ -134,8 +133,8 @@ def _learn(pixels, label, training, validation, weight, epochs, batch, seed, not
         0.0, max(1, steps - warm), warmup_target=settings.rate, warmup_steps=warm
     )
     with strategy.scope():
-        learner = model if model and plain else network.build_model(*recipe)
-        if model and not plain:
+        learner = network.build_model(*recipe) if several or not model else model
+        if model and several:
             learner.set_weights(model.get_weights())
         learner.compile(
             optimizer.muon(rate),
@@ -147,7 +146,7 @@ def _learn(pixels, label, training, validation, weight, epochs, batch, seed, not
     shown = training_windows(pixels, label, training, batch, seed, settings.jitter, weight)
     watched = windows(pixels, label, validation, batch, None, even).prefetch(1)
     ends = {}
-    if replicas > 1:
+    if several:
         ends = {"steps_per_epoch": len(shown), "validation_steps": len(watched)}
         shown, watched = (_shared(strategy, data) for data in (shown, watched))
     history = learner.fit(
@@ -160,7 +159,7 @@ def _learn(pixels, label, training, validation, weight, epochs, batch, seed, not
         **ends,
     )
     log = {name: [float(value) for value in values] for name, values in history.history.items()}
-    if plain:
+    if not several:
         return learner, log
     model = network.build_model(*recipe)
     model.set_weights(learner.get_weights())
