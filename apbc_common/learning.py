@@ -13,6 +13,9 @@ WARM = 0.05  # of the steps: learning rises to its rate, then falls as a cosine
 SHOWN = 100_000  # windows in a training, each as often as that gives, within EPOCHS
 EPOCHS = 10, 60
 LEAST = 600  # steps, however few the windows: kernels start at random and turn slowly
+FRESH = 20  # passes after which windows are shown in the noise of other places, too
+OVERLAY = 0.5, 1.5  # share of them; how strong that noise is at most, to the window's own
+CLEAR = 0.8  # of the passes: until then it falls to nothing, as picking meets windows as they are
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ def train(
     share=1.0,
     settings=Settings(),
     weight=None,
+    blank=None,
 ):
     """Train a network, or go on with it, on what this process sees: the GPUs, or the CPU.
 
@@ -79,6 +83,9 @@ def train(
     settings : Settings
     weight : ndarray of float, shape (N,), optional
         How much each window counts among those of its kind (default: all alike).
+    blank : ndarray of bool, shape (N,), optional
+        Which windows show nothing but noise: those to train with are laid over others that are
+        shown more than FRESH times (default: none).
 
     Returns
     -------
@@ -96,12 +103,15 @@ def train(
     import tensorflow as tf
 
     weight = balanced(label, np.ones(len(label)) if weight is None else weight, training)
+    noise = training[blank[training]] if blank is not None else training[:0]
     data = pixels, label, training, validation, weight
     start = [np.array(one) for one in model.get_weights()] if model else []
     while True:
-        passes = max(1, round(share * (epochs or usual_epochs(len(training), batch))))
+        passes = epochs or usual_epochs(len(training), batch)
+        now = max(1, round(share * passes))
+        laid = noise if passes > FRESH else noise[:0]
         try:
-            return _learn(*data, passes, batch, seed, note, model, settings)
+            return _learn(*data, laid, now, batch, seed, note, model, settings)
         except tf.errors.OpError as err:
             network.raise_unless_short(err)
         # by now what it held is free
@@ -116,13 +126,17 @@ def train(
             model.set_weights(start)
 
 
-def _learn(pixels, label, training, validation, weight, epochs, batch, seed, note, model, settings):
-    """Train a network for so many epochs, as `train`.
+def _learn(
+    pixels, label, training, validation, weight, laid, epochs, batch, seed, note, model, settings
+):
+    """Train a network for so many epochs, as `train`; ``laid`` are rows of windows to lay over.
 
     One that learns on several GPUs is built for that; what it has learnt is returned in a network
     as any other. All in full precision: half was no faster on a GPU, as the network is small.
     """
     keras = network.keras()
+    import tensorflow as tf
+
     keras.utils.set_random_seed(seed)
     strategy = devices.strategy()
     several = strategy.num_replicas_in_sync > 1
@@ -143,7 +157,10 @@ def _learn(pixels, label, training, validation, weight, epochs, batch, seed, not
             jit_compile=False,  # XLA: 45 s to compile on a GPU, and no step is shorter
         )
     even = np.ones(len(label), np.float32)
-    shown = training_windows(pixels, label, training, batch, seed, settings.jitter, weight)
+    with tf.device("CPU"):  # where windows are changed, whatever learns
+        strength = tf.Variable(1.0)
+    how = batch, seed, settings.jitter, laid, strength
+    shown = training_windows(pixels, label, training, *how, weight)
     watched = windows(pixels, label, validation, batch, None, even).prefetch(1)
     ends = {}
     if several:
@@ -153,7 +170,7 @@ def _learn(pixels, label, training, validation, weight, epochs, batch, seed, not
         shown,
         validation_data=watched,
         epochs=epochs,
-        callbacks=[_lines(keras, epochs, note)],
+        callbacks=[_lines(keras, epochs, note), _clearing(keras, epochs, strength)],
         shuffle=False,
         verbose=0,
         **ends,
@@ -196,30 +213,71 @@ def windows(pixels, label, index, batch, seed=None, *columns):
     """
     import tensorflow as tf
 
-    size = pixels.shape[1]
-
-    def gather(rows):
-        found = tf.numpy_function(lambda at: np.asarray(pixels[at])[..., None], [rows], tf.uint8)
-        return tf.ensure_shape(found, (None, size, size, 1))
-
     also = [column[index] for column in columns]
     rows = tf.data.Dataset.from_tensor_slices((index, label[index, None].astype("float32"), *also))
     if seed is not None:
         rows = rows.shuffle(len(index), seed=seed)
-    return rows.batch(batch).map(lambda at, *others: (gather(at), *others))
+    return rows.batch(batch).map(lambda at, *others: (_gather(pixels, at), *others))
 
 
-def training_windows(pixels, label, index, batch, seed, jitter=0.0, *columns):
-    """Return the tf.data set of training: shuffled anew each epoch, turned, flipped and so on."""
+def _gather(pixels, rows):
+    """Return some windows as a tensor of uint8, shape (n, size, size, 1)."""
+    import tensorflow as tf
+
+    size = pixels.shape[1]
+    found = tf.numpy_function(lambda at: np.asarray(pixels[at])[..., None], [rows], tf.uint8)
+    return tf.ensure_shape(found, (None, size, size, 1))
+
+
+def training_windows(
+    pixels, label, index, batch, seed, jitter=0.0, laid=(), strength=1.0, *columns
+):
+    """Return the tf.data set of training: shuffled anew each epoch, turned, flipped and so on.
+
+    The windows of the rows ``laid`` are laid over some, at so much ``strength``: `overlay`.
+    """
     import tensorflow as tf
 
     with tf.device("CPU"):  # where windows are turned, whatever learns
         generator = tf.random.Generator.from_seed(seed)
+
+    def change(found, *others):
+        if len(laid):
+            drawn = generator.uniform([tf.shape(found)[0]], 0, len(laid), tf.int32)
+            noise = _gather(pixels, tf.gather(laid, drawn))
+            found = overlay(found, noise, generator, strength)
+        return augment(found, generator, jitter), *others
+
     return (
-        windows(pixels, label, index, batch, seed, *columns)
-        .map(lambda found, *others: (augment(found, generator, jitter), *others))
-        .prefetch(tf.data.AUTOTUNE)
+        windows(pixels, label, index, batch, seed, *columns).map(change).prefetch(tf.data.AUTOTUNE)
     )
+
+
+def overlay(found, noise, generator, strength):
+    """Lay noise over a share of the windows, up to a strength, as OVERLAY has both.
+
+    A network that sees few windows often learns their noise; so it sees them in that of other
+    places. What a window shows gets fainter by that, its deviation stays.
+
+    Parameters
+    ----------
+    found, noise : tensor of uint8, shape (n, size, size, 1)
+    generator : tf.random.Generator
+    strength : float or tf.Variable
+        Of all: 0 to 1.
+
+    Returns
+    -------
+    tensor of float32, shape (n, size, size, 1)
+    """
+    import tensorflow as tf
+
+    share, most = OVERLAY
+    shape = [tf.shape(found)[0], 1, 1, 1]
+    much = strength * generator.uniform(shape, 0, most)
+    much *= tf.cast(generator.uniform(shape) < share, tf.float32)
+    found, noise = (tf.cast(one, tf.float32) - images.MIDDLE for one in (found, noise))
+    return (found + much * noise) / tf.sqrt(1 + much**2) + images.MIDDLE
 
 
 def parts(batches, replicas):
@@ -308,6 +366,16 @@ def score(model, pixels, index, batch) -> np.ndarray:
     starts = range(0, len(index), batch)
     found = [scorer(np.asarray(pixels[index[start : start + batch]])) for start in starts]
     return np.concatenate([np.empty(0, np.float32), *found])
+
+
+def _clearing(keras, epochs, strength):
+    """Return a callback that lets the strength of what is laid over fall to nothing, by CLEAR."""
+
+    class Clearing(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            strength.assign(max(0.0, 1 - epoch / (CLEAR * epochs)))
+
+    return Clearing()
 
 
 def _lines(keras, epochs, note):

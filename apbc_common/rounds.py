@@ -115,6 +115,7 @@ def _train(pixels, windows, part, options, where, model, share, settings):
         share,
         settings,
         windows.weight,
+        windows.blank,
     )
 
 

@@ -67,6 +67,11 @@ class Samples:
         return ~np.isin(self.kind, KINDS)
 
     @property
+    def blank(self) -> np.ndarray:
+        """Whether it is a place far from all that is listed: bool (N,)."""
+        return self.kind == "empty"
+
+    @property
     def corrected(self) -> np.ndarray:
         """Whether it is a correction: bool (N,)."""
         return ~self.listed & ~self.derived

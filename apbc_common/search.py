@@ -118,6 +118,7 @@ def _try(pixels, windows, fold, settings, options, tried, note):
             SHARE,
             settings,
             windows.weight,
+            windows.blank,
         )
         scores.append(_precision(model, pixels, windows, asked, options["batch"]))
         names = SCORES[: held + 1]

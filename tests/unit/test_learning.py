@@ -22,6 +22,51 @@ def test_contrast_and_brightness_are_changed_by_so_much(jitter):
     assert step.mean() == pytest.approx(found[0, 8:40, 8:40].mean(), abs=1)
 
 
+def test_noise_of_other_places_is_laid_over_a_share_of_the_windows():
+    """Over stripes across: what is left of those along says how much was laid over."""
+    along, across = np.indices((48, 48)) % 2
+    found, noise = (
+        tf.constant(np.repeat((107 + 40 * one)[None, :, :, None], 3000, axis=0).astype(np.uint8))
+        for one in (along, across)
+    )
+    generator, (share, most) = tf.random.Generator.from_seed(0), learning.OVERLAY
+    for strength in (1.0, 0.5):
+        out = learning.overlay(found, noise, generator, strength).numpy()[..., 0] - 127.5
+        own, other = ((out * (2 * one - 1)).mean(axis=(1, 2)) / 20 for one in (along, across))
+        assert own**2 + other**2 == pytest.approx(1, abs=0.05)  # the deviation stays
+        much = (other / own)[np.abs(other) > 1e-3]
+        assert len(much) / 3000 == pytest.approx(share, abs=0.03)
+        spread = np.array([0, 0.25, 0.5, 0.75, 1])
+        assert np.quantile(much, spread) == pytest.approx(strength * most * spread, abs=0.07)
+    assert learning.overlay(found, noise, generator, 0.0).numpy() == pytest.approx(found.numpy())
+
+
+def test_only_what_is_shown_often_is_laid_over_and_only_by_what_is_learnt_from(monkeypatch):
+    pixels = np.arange(60, dtype=np.uint8)[:, None, None] * np.ones((48, 48), np.uint8)
+    label, rows, seen, strengths = np.arange(60) % 2, np.arange(60), set(), []
+    overlay = learning.overlay
+
+    def watched(found, noise, generator, strength):
+        def keep(noise, strength):
+            seen.update(noise.numpy()[:, 0, 0, 0].tolist())
+            strengths.append(float(strength))
+
+        tf.py_function(keep, [noise, strength], [])
+        return overlay(found, noise, generator, strength)
+
+    monkeypatch.setattr(learning, "overlay", watched)
+    how = 20, 0, "", None, 1.0, learning.Settings(), None
+    for epochs in (learning.FRESH, 25):
+        assert not seen
+        learning.train(pixels, label, rows[:40], rows[40:], epochs, *how, rows % 3 == 0)
+    assert seen == set(range(0, 40, 3))
+    falling = np.maximum(0, 1 - np.arange(25) / 20)  # nothing from four fifths on
+    assert np.array(strengths) == pytest.approx(np.repeat(falling, 2))  # of two batches each
+    seen.clear()
+    learning.train(pixels, label, rows[:40], rows[40:], 25, *how)  # none is known to be blank
+    assert not seen
+
+
 def test_both_kinds_weigh_the_same_however_much_some_windows_count():
     label, weight = np.array([1, 0, 0, 0, 1, 0]), np.array([8, 1, 8, 1, 1, 1.0])
     found = learning.balanced(label, weight, np.array([0, 1, 2, 3]))

@@ -133,7 +133,8 @@ def shares(count, batch, epochs):
     pixels, _ = windows(count)
     rows, strategy = np.arange(count), both()
     steps = -(-count // batch)
-    shown = learning.training_windows(pixels, rows, rows, batch, 0, 0.0, np.ones(count, "float32"))
+    how = batch, 0, 0.0, (), 0.0
+    shown = learning.training_windows(pixels, rows, rows, *how, np.ones(count, "float32"))
     shared = strategy.distribute_datasets_from_function(lambda _: learning.parts(shown, 2))
     given = []
     for _, (_, label, weight) in zip(range(steps * epochs), shared, strict=False):
