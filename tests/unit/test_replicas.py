@@ -63,12 +63,14 @@ def learn(several, trained=TRAINED, epochs=8, batch=32, exact=False, seed=0):
             patch.setattr(devices, "strategy", both)
         if exact:
             patch.setattr(learning, "augment", lambda found, *_: tf.cast(found, tf.float32))
-        settings = learning.Settings(dropout=0.0 if exact else 0.5)
-        weight = 1.0 + rows % 3
+        patch.setattr(learning, "FRESH", 0)
+        how = {
+            "settings": learning.Settings(dropout=0.0 if exact else 0.5),
+            "weight": 1.0 + rows % 3,
+            "blank": None if exact else label == 0,
+        }
         todo = rows[:trained], rows[trained:], epochs, batch, seed
-        model, log = learning.train(
-            pixels, label, *todo, settings=settings, weight=weight, note=f"{several} "
-        )
+        model, log = learning.train(pixels, label, *todo, note=f"{several} ", **how)
     apart = 0.0
     if several:
         local = built[0].distribute_strategy.experimental_local_results
