@@ -98,9 +98,9 @@ def test_the_best_of_a_search_cut_short_is_used_and_said(searched, capsys):
 
 def test_a_setting_below_the_median_is_stopped(monkeypatch):
     """The fold's score is told by the setting's rate; nothing is learnt."""
-    monkeypatch.setattr(learning, "train", lambda *args: (args[-2], {"loss": [0.0]}))
+    monkeypatch.setattr(learning, "train", lambda *args: (args[-3], {"loss": [0.0]}))
     monkeypatch.setattr(search, "_precision", lambda model, *_: model.rate)
-    tried, fold, windows = [], np.arange(3), SimpleNamespace(label=None, weight=None)
+    tried, fold, windows = [], np.arange(3), SimpleNamespace(label=None, weight=None, blank=None)
     for rate, folds in ((0.5, 3), (0.8, 3), (0.6, 1), (0.65, 3), (0.64, 2)):
         options = {"epochs": 1, "batch": 1, "seed": 0}
         row = search._try(None, windows, fold, learning.Settings(rate), options, tried, "")
