@@ -103,13 +103,12 @@ def train(
     import tensorflow as tf
 
     weight = balanced(label, np.ones(len(label)) if weight is None else weight, training)
-    noise = training[blank[training]] if blank is not None else training[:0]
     data = pixels, label, training, validation, weight
     start = [np.array(one) for one in model.get_weights()] if model else []
     while True:
         passes = epochs or usual_epochs(len(training), batch)
         now = max(1, round(share * passes))
-        laid = noise if passes > FRESH else noise[:0]
+        laid = training[blank[training]] if passes > FRESH and blank is not None else ()
         try:
             return _learn(*data, laid, now, batch, seed, note, model, settings)
         except tf.errors.OpError as err:
