@@ -15,7 +15,7 @@ from .classbin import KINDS, PARTS
 
 VALIDATION_SHARE = 0.2  # of the windows of stacks that are not for testing
 KIND, ROW, PICTURE = "apbcKind", "apbcRow", "apbcPicture"  # columns beside RELION's
-CORRECTION = 8.0  # windows that a correction counts for: it was looked at
+CORRECTION = 8.0  # listed windows that a correction counts for: it was looked at
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,13 @@ class Samples:
 
     @property
     def weight(self) -> np.ndarray:
-        """How much each counts in training: float64 (N,)."""
-        return np.where(self.corrected, CORRECTION, 1.0)
+        """How much each counts in training: float64 (N,).
+
+        A correction counts for CORRECTION, or for less, down to 1, where all would otherwise count
+        for more than what is listed: they are chosen for being hard, and most picks are not.
+        """
+        most = self.listed.sum() / max(1, self.corrected.sum())
+        return np.where(self.corrected, np.clip(most, 1, CORRECTION), 1.0)
 
     def name(self, index, folder) -> str:
         """Return what people call a window: its picture below ``folder``, else its place."""
