@@ -3,7 +3,8 @@
 
 Writes ClassBin/model.h5 with its record, model.json, the history of the training
 (training_log.txt), what it says of the listed test particles (testing_results.txt), both JSON, and
-a picture of curves and results (train_and_test_results.png).
+a picture of curves and results (train_and_test_results.png); with --members also suspects.star and
+particles_rescued.star, with --search search.csv, search.png and settings.json.
 
 Example: gen_model.py -p .
 """
@@ -60,8 +61,8 @@ def build_parser():
         "--continue",
         dest="go_on",
         action="store_true",
-        help="go on with the model that is there, on the windows as they are now, corrected, "
-        "for a fifth of the epochs (or --epochs), at a lower rate",
+        help="go on with the model that is there, on the windows as they are now, with "
+        "corrections for instance, for a fifth of the epochs (or --epochs), at a lower rate",
     )
     how = parser.add_mutually_exclusive_group()
     how.add_argument(

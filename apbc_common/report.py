@@ -156,6 +156,7 @@ def smaller_each(found) -> np.ndarray:
 def head(project, tally) -> dict:
     """Return what stands at the top, and how to apply and to teach what is found."""
     picks = [one.picks(tally.threshold) for one in tally.micrographs]
+    lines, fixes = trained.teach(project, tally)
     return {
         "project": project.resolve().name,
         "total": {
@@ -166,7 +167,8 @@ def head(project, tally) -> dict:
         },
         "unfinished": tally.record["state"] != "finished",
         "outdated": tally.outdated,
-        "teach": [shlex.join(words) for words in trained.teach(project, tally)],
+        "teach": [shlex.join(words) for words in lines],
+        "fixes": fixes,
         "written": tally.record["written"].replace("T", " ").partition("+")[0] + " UTC",
         "threshold": tally.threshold,
         "diameter": f"{tally.diameter:.0f}",

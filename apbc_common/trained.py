@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 
@@ -43,15 +44,15 @@ def parts(project, tally) -> dict:
     return {"model": found, "mistakes": kinds if rows else []}
 
 
-def teach(project, tally) -> list[list[str]]:
-    """Return the words of the lines that teach corrections, and pick with what was learnt.
+def teach(project, tally) -> tuple[list[list[str]], str]:
+    """Return the words of the lines that teach corrections, and a new name for the file of these.
 
     The first is the line that made the data set, as far as its record tells, with a list of
     micrographs that has those of the particles and those picked; 'LIST' where neither does.
     """
     picked = tally.record["growing"]["list"]["path"]
     record = _record_of_data(project, tally)
-    words, out = ["gen_data.py"], []
+    words, out, given = ["gen_data.py"], [], {}
     if record:
         given = {name: entry["path"] for name, entry in record["inputs"].items()}
         listed = given.pop("micrographs", None)
@@ -66,10 +67,14 @@ def teach(project, tally) -> list[list[str]]:
         out = ["--o", folder] if folder != "ClassBin" else []
     else:
         words.append("AS_BEFORE")
-    words += [*out, "--corrections", "corrections.star", "-c"]
+    taken = {os.path.basename(path) for path in given.values()}
+    more = (f"corrections_{number}.star" for number in itertools.count(2))
+    names = itertools.chain(["corrections.star"], more)
+    fixes = next(name for name in names if name not in taken)
+    words += [*out, "--corrections", fixes, "-c"]
     home = os.path.relpath(tally.model.parent, project)
     where = [*(["--data", out[1]] if out else []), *(["--o", home] if home != "ClassBin" else [])]
-    return [words, ["gen_model.py", *where, "--continue"], command(project, tally, True)]
+    return [words, ["gen_model.py", *where, "--continue"], command(project, tally, True)], fixes
 
 
 def _list_of_both(project, tally, *paths):

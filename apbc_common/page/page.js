@@ -174,7 +174,7 @@
       ...labels.map((label, i) => `_${label} #${i + 1}`), ...rows, "", ""].join("\n");
     const link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type: "text/plain" }));
-    link.download = "corrections.star";
+    link.download = element("save").dataset.file;
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
     saved = true;

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import itertools
 import json
 import re
 import shutil
@@ -475,3 +476,13 @@ def test_what_is_corrected_in_the_page_is_taught(taught, seen, capsys):
     rows = relion.table(taught / "ClassBin/train.star", "apbcKind", "window").read()
     dataset = json.loads((taught / "ClassBin/dataset.json").read_text())
     assert "corrections.star" in dataset["corrections"] and len(rows)
+    # What is corrected next is another file, and both are taught.
+    line = re.search(r"<pre><code>(.*)", report(taught))[1].split()
+    fixes = [path for option, path in itertools.pairwise(line) if option == "--corrections"]
+    assert fixes == ["corrections.star", "corrections_2.star"]
+    page = seen(taught)
+    page.locator(".box").first.focus()
+    page.keyboard.press("g")
+    with page.expect_download() as download:
+        page.locator("#save").click()
+    assert download.value.suggested_filename == "corrections_2.star"
