@@ -91,8 +91,8 @@ def build_parser():
         "--fdr",
         type=cli.share,
         metavar="Q",
-        help="in place of --threshold: the lowest at which no more than the share Q of the picks is "
-        "expected to be such as your labels would call bad",
+        help="in place of --threshold: the lowest at which no more than the share Q of the picks "
+        "is expected to be such as your labels would call bad",
     )
     add(
         "--stride",

@@ -203,7 +203,7 @@ def judge(truth, diameter, picks, candidates, model=None):
     wanted = score.read_truth(truth)
     found, others = (score.read_picks(score.files_of(str(path))) for path in (picks, candidates))
     at_cut = figures(wanted, diameter, found, others)
-    return at_cut | (chances(model, wanted, others, diameter / APIX) if model else {})
+    return at_cut | (chances(*judged(model, wanted, others, diameter / APIX)) if model else {})
 
 
 def figures(wanted, diameter, found, others):
@@ -215,13 +215,17 @@ def figures(wanted, diameter, found, others):
     return at_cut
 
 
-def chances(model, truth, candidates, diameter):
-    """Return how far the chances of candidates are off, and what is false at --fdr FDR."""
+def judged(model, truth, candidates, diameter):
+    """Return of candidates: chance, whether it is right, whether it is a pick at --fdr FDR."""
     expected = classbin.read_model_record(model)["calibration"]["expected"]
-    judged = np.concatenate(list(score.judge_each(candidates, truth, diameter).values()))
-    chance, right = judged[:, 0], np.isfinite(judged[:, 1])
+    told = np.concatenate(list(score.judge_each(candidates, truth, diameter).values()))
     level = decision.level(expected, FDR)
-    sure = chance >= level["from"] if level else np.zeros(len(chance), bool)
+    least = level["from"] if level else np.inf
+    return told[:, 0], np.isfinite(told[:, 1]), told[:, 0] >= least
+
+
+def chances(chance, right, sure):
+    """Return how far the chances of candidates are off, and what is false at --fdr FDR."""
     return {
         "off": results.reliability({"label": right, "probability": chance})[2],
         "false5": float(1 - right[sure].mean()) if sure.any() else float("nan"),
@@ -321,9 +325,12 @@ def make_real(project, data):
         extract(project, star, f"Labels/{kind}/", "_manual.star", f"Manual/{kind}/", 216)
 
 
-def leave_one_out(project, labels, seed, times, way):
-    """Pick each micrograph with what the others taught; return picks and candidates of all."""
-    picks, candidates = {}, {}
+def leave_one_out(project, truth, labels, seed, times, way):
+    """Pick each micrograph with what the others taught.
+
+    Return picks and candidates of all, and `chances`.
+    """
+    picks, candidates, said = {}, {}, []
     names = relion.read_micrographs(project / "micrographs_ctf.star").names
     for number, name in enumerate(names):
         fold = project / f"{labels}{seed}_{times}_{number}"
@@ -333,8 +340,11 @@ def leave_one_out(project, labels, seed, times, way):
         found = teach_and_pick(project, fold, way, seed, fold / "left_out.star", fold / way)
         for places, path in zip((picks, candidates), found, strict=True):
             places |= score.read_picks([path])
+        stem = Path(name).stem
+        one = {stem: candidates[stem]}
+        said.append(judged(fold / way / "model.h5", {stem: truth[stem]}, one, 180 / APIX))
         print(f"seed {seed}: {number + 1} of {len(names)} picked", file=sys.stderr, flush=True)
-    return picks, candidates
+    return picks, candidates, chances(*map(np.concatenate, zip(*said, strict=True)))
 
 
 def make_fold(project, fold, labels, left_out):
@@ -378,7 +388,8 @@ def run_real(args):
     print(f"seven denoised micrographs, each picked by what six taught; labels: {args.labels},")
     print("sorted by the truth; F1 at the default threshold, 95 % intervals over micrographs")
     for seed in args.seeds:
-        picks, candidates = leave_one_out(project, labels, seed, args.window, args.way)
+        how = labels, seed, args.window, args.way
+        picks, candidates, said = leave_one_out(project, truth, *how)
 
         def measure(stems, of, name):
             chosen = {f"{i}": stem for i, stem in enumerate(stems)}
@@ -394,6 +405,7 @@ def run_real(args):
             "best_f1": measure(stems, candidates, "best_f1"),
             "ap": measure(stems, candidates, "ap"),
             "distance": centred_distance(picks, truth),
+            **said,
         }
         f1 = bootstrap(lambda some: measure(some, picks, "f1"), stems)  # noqa: B023
         ap = bootstrap(lambda some: measure(some, candidates, "ap"), stems)  # noqa: B023
@@ -401,7 +413,8 @@ def run_real(args):
         print(
             f"seed {seed}: F1 {row['f1']:.3f} ({f1[0]:.3f} to {f1[1]:.3f}), at the best cut "
             f"{row['best_f1']:.3f}, AP {row['ap']:.3f} ({ap[0]:.3f} to {ap[1]:.3f}), "
-            f"distance {row['distance']:.1f} A",
+            f"distance {row['distance']:.1f} A, chances off by {row['off']:.3f}, "
+            f"{row['false5']:.3f} false where {FDR:g} is expected",
             flush=True,
         )
     print("median:", *(f"{n} {statistics.median(r[n] for r in found):.3f}" for n in found[0]))
