@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 
@@ -68,8 +67,7 @@ def teach(project, tally) -> tuple[list[list[str]], str]:
     else:
         words.append("AS_BEFORE")
     taken = {os.path.basename(path) for path in given.values()}
-    more = (f"corrections_{number}.star" for number in itertools.count(2))
-    names = itertools.chain(["corrections.star"], more)
+    names = ["corrections.star", *(f"corrections_{n + 2}.star" for n in range(len(taken)))]
     fixes = next(name for name in names if name not in taken)
     words += [*out, "--corrections", fixes, "-c"]
     home = os.path.relpath(tally.model.parent, project)

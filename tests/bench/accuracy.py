@@ -337,12 +337,11 @@ def leave_one_out(project, truth, labels, seed, times, way):
         make_fold(project, fold, labels, name)
         lists = "-g", fold / "good.star", "-b", fold / "bad.star", "-m", "micrographs_ctf.star"
         cut_windows(project, fold, seed, *lists, *from_micrographs(180, 216, times))
-        found = teach_and_pick(project, fold, way, seed, fold / "left_out.star", fold / way)
-        for places, path in zip((picks, candidates), found, strict=True):
-            places |= score.read_picks([path])
-        stem = Path(name).stem
-        one = {stem: candidates[stem]}
-        said.append(judged(fold / way / "model.h5", {stem: truth[stem]}, one, 180 / APIX))
+        made = teach_and_pick(project, fold, way, seed, fold / "left_out.star", fold / way)
+        found, others = (score.read_picks([path]) for path in made)
+        picks |= found
+        candidates |= others
+        said.append(judged(fold / way / "model.h5", truth, others, 180 / APIX))
         print(f"seed {seed}: {number + 1} of {len(names)} picked", file=sys.stderr, flush=True)
     return picks, candidates, chances(*map(np.concatenate, zip(*said, strict=True)))
 
